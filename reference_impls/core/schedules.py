@@ -1,0 +1,24 @@
+"""How far pruning has come at a step: fractions of the way, sparsities and densities over time."""
+
+import math
+
+
+def cubic_sparsity(step: int, start: int, end: int, final: float, initial: float = 0.0) -> float:
+    """Sparsity that rises fast first and then levels off (zhu2018prune, equation 1).
+
+    Args:
+        step: now; before `start` the sparsity is `initial`, from `end` on it is `final`.
+    """
+    # s_t = s_f + (s_i - s_f) (1 - (t - t_0) / (n dt))^3
+    way = min(max((step - start) / (end - start), 0.0), 1.0)
+    return final + (initial - final) * (1 - way) ** 3
+
+
+def exponential_density(step: int, steps: int, final: float) -> float:
+    """Density final^(step / steps): each step keeps the same fraction of what the step before has kept."""
+    return float(final ** (step / steps))
+
+
+def cosine_decay(step: int, end: int, start_value: float) -> float:
+    """From `start_value` at step 0 down to 0 at `end` along half a cosine; 0 afterwards."""
+    return start_value / 2 * (1 + math.cos(math.pi * min(step / end, 1.0)))
