@@ -1,5 +1,6 @@
 """Calibration: the inputs that layers see, block after block, so that a large network fits in little memory."""
 
+import contextlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import torch
@@ -46,10 +47,8 @@ def walk(model: nn.Module, batches: Batches, blocks: Sequence[nn.Module] | None 
     hook = blocks[0].register_forward_pre_hook(record, with_kwargs=True)
     try:
         for inputs, _ in batches:
-            try:
+            with contextlib.suppress(_Reached):
                 model(inputs)
-            except _Reached:
-                pass
     finally:
         hook.remove()
     if not calls:
