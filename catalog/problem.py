@@ -1,0 +1,53 @@
+"""What is wrong in a text file of the catalog, where, and what is allowed."""
+
+import difflib
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, order=True)
+class Problem:
+    """One problem; sorts by place.
+
+    Attributes:
+        path: file, relative to the root of the repository.
+        line: counted from 1.
+        message: what is wrong; what is allowed.
+    """
+
+    path: str
+    line: int
+    message: str
+
+    def __str__(self) -> str:
+        return f"{self.path}:{self.line}: {self.message}"
+
+
+class CatalogError(Exception):
+    """The catalog cannot be read, or a question to it has no meaning."""
+
+
+class InvalidCatalog(CatalogError):
+    """The text files have problems.
+
+    Attributes:
+        problems: all of them, sorted.
+    """
+
+    def __init__(self, problems: Iterable[Problem]) -> None:
+        self.problems = sorted(problems)
+        super().__init__("\n".join(map(str, self.problems)))
+
+
+def nearest(value: str, allowed: Iterable[str]) -> str | None:
+    """The allowed value that is spelled most alike, if any is."""
+    found = difflib.get_close_matches(value, list(allowed), n=1, cutoff=0.5)
+    return found[0] if found else None
+
+
+def not_allowed(what: str, value: str, allowed: Iterable[str]) -> str:
+    """`unknown how `magnitud`, did you mean `magnitude`?; allowed: ...`."""
+    allowed = list(allowed)
+    guess = nearest(value, allowed)
+    hint = f", did you mean `{guess}`?" if guess else ""
+    return f"unknown {what} `{value}`{hint}; allowed: {', '.join(allowed) or 'none'}"

@@ -1,0 +1,67 @@
+"""Select tests by paper: `pytest --paper lee2019snip`, `pytest --when before_training --how loss_change`.
+
+Runs the tests of the implementations that the selected papers link to: `tests/reference_impls/<folder>/test_<module>.py`, and the cases
+of the contract battery for the same modules. A paper's `nearest` link counts only if the paper has no other link: it is somebody else's
+algorithm. Values within an option are alternatives, options narrow each other down, as in a query. Reads the text files, not the database.
+"""
+
+import pytest
+
+AXES = ("speedup", "when", "how", "fusion", "granularity")
+
+
+def pytest_addoption(parser):
+    group = parser.getgroup("paper", "selection of tests by paper")
+    group.addoption("--paper", action="append", metavar="KEY", help="run the tests of the implementations this paper links to; repeatable")
+    for axis in AXES:
+        group.addoption(f"--{axis}", action="append", metavar="VALUE", help=f"... that papers with this value of {axis} link to; repeatable")
+
+
+def _asked(config):
+    return {axis: set(values) for axis in ("paper", *AXES) if (values := config.getoption(f"--{axis}"))}
+
+
+def _modules(asked):
+    """Modules, `folder.name`, that the selected papers link to."""
+    from catalog.problem import not_allowed
+    from catalog.read import read
+    from schema.terms import FACETS
+
+    papers = read().papers
+    known = {"paper": [paper.key for paper in papers]} | {axis: list(map(str, FACETS[axis])) for axis in AXES}
+    for axis, values in asked.items():
+        for value in values - set(known[axis]):
+            raise pytest.UsageError(f"--{axis}: {not_allowed('key' if axis == 'paper' else axis, value, known[axis])}")
+    selected = [
+        paper
+        for paper in papers
+        if all({paper.key} & values if axis == "paper" else set(paper.tags(axis)) & values for axis, values in asked.items())
+    ]
+    modules = set()
+    for paper in selected:
+        own = [link for link in paper.references if link.relation != "nearest"]
+        modules |= {link.implementation for link in own or paper.references}
+    return modules
+
+
+def _module_of(item):
+    """The module that a test is about, None if it is about none."""
+    if item.path.name == "test_contract.py" and item.path.parent.name == "reference_impls":
+        return getattr(item, "callspec", None) and item.callspec.params.get("module")
+    if item.path.parent.parent.name == "reference_impls":
+        return f"{item.path.parent.name}.{item.path.stem.removeprefix('test_')}"
+    return None
+
+
+def pytest_collection_modifyitems(config, items):
+    asked = _asked(config)
+    if not asked:
+        return
+    modules = _modules(asked)
+    words = " ".join(f"--{axis} {value}" for axis, values in asked.items() for value in sorted(values))
+    kept = [item for item in items if _module_of(item) in modules]
+    if not kept:
+        reason = f"no test among those collected for {', '.join(sorted(modules))}" if modules else "no paper matches"
+        raise pytest.UsageError(f"{words}: {reason}")
+    config.hook.pytest_deselected(items=[item for item in items if item not in set(kept)])
+    items[:] = kept
