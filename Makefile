@@ -64,5 +64,5 @@ test: chromium build/catalog.sqlite check  ## every test: the fast ones first, t
 data: $(READY)  ## Fashion-MNIST and the King James text (no test needs them)
 	@$(VENV)/bin/python -m tools.data
 
-clean:  ## remove what was built; the environment stays
-	@rm -rf build
+clean:  ## remove what was built; the environment and the data stay
+	@find build -mindepth 1 -maxdepth 1 -not -name data -exec rm -rf {} +
