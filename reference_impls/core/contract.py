@@ -5,12 +5,14 @@ A module has ONE public entry function of `ENTRIES`, and declares
 - ``GROUP``: what it compares (network, layer, row);
 - ``AMOUNTS``: the kinds of amount it takes, the usual one first;
 - ``NETWORK``: the network of `reference_impls.zoo.networks` on which it is shown;
-- ``TRAITS``: which laws of `TRAITS` hold.
+- ``TRAITS``: which laws of `TRAITS` hold;
+- ``QUICK``, where a search is long by default: arguments of the entry function for a run of a second or two.
 """
 
 import copy
 import importlib
 import pkgutil
+from collections.abc import Sequence
 from types import ModuleType
 
 from torch import nn
@@ -18,7 +20,7 @@ from torch import nn
 import reference_impls
 from reference_impls.core.amounts import Amount
 from reference_impls.core.masks import masked
-from reference_impls.core.training import Batches, accuracy, fit
+from reference_impls.core.training import Batches, Callback, accuracy, fit
 
 FOLDERS = ("before_training", "during_training", "after_training", "run_time", "fusion")
 ENTRIES = ("masks", "prune", "callbacks", "wrap")
@@ -59,25 +61,27 @@ def entry(module: ModuleType) -> str:
     return found[0]
 
 
-def run(module: ModuleType, model: nn.Module, batches: Batches, amount: Amount, *, epochs: int = 1) -> nn.Module:
+def run(module: ModuleType, model: nn.Module, batches: Batches, amount: Amount, *, epochs: int = 1, **options: object) -> nn.Module:
     """Prune a copy of the model by any implementation, trained for `epochs` wherever the method trains.
+
+    Args:
+        epochs: 0 = a method that prunes and retrains gets its network back untrained.
+        options: given to the module's entry function.
 
     Raises:
         ValueError: as the module's entry function.
     """
+
+    def train(network: nn.Module, callbacks: Sequence[Callback] = ()) -> nn.Module:
+        return fit(network, batches, epochs, callbacks) if epochs else network
+
     kind = entry(module)
     if kind == "masks":
-        return masked(model, module.masks(model, batches, amount))
+        return masked(model, module.masks(model, batches, amount, **options))
     if kind == "prune":
-        return module.prune(
-            model,
-            batches,
-            amount,
-            train=lambda network, callbacks=(): fit(network, batches, epochs, callbacks),
-            evaluate=lambda network: accuracy(network, batches),
-        )
+        return module.prune(model, batches, amount, train=train, evaluate=lambda network: accuracy(network, batches), **options)
     network = copy.deepcopy(model)
     if kind == "callbacks":
         steps = epochs * sum(1 for _ in batches)
-        return fit(network, batches, epochs, module.callbacks(network, amount, steps=steps))
-    return fit(module.wrap(network, amount), batches, epochs)
+        return fit(network, batches, epochs, module.callbacks(network, amount, steps=steps, **options))
+    return fit(module.wrap(network, amount, **options), batches, epochs)
