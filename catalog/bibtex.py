@@ -5,11 +5,11 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
-import bibtexparser
+from bibtexparser.entrypoint import parse_string
 from bibtexparser.middlewares.names import InvalidNameError, parse_single_name_into_parts, split_multiple_persons_names
-from bibtexparser.model import DuplicateBlockKeyBlock, DuplicateFieldKeyBlock, Entry as Block, ImplicitComment
-from pylatexenc.latex2text import LatexNodes2Text, get_default_latex_context_db as text_context
-from pylatexenc.latexwalker import LatexWalker, get_default_latex_context_db as walker_context
+from bibtexparser.model import DuplicateBlockKeyBlock, DuplicateFieldKeyBlock, ImplicitComment
+from bibtexparser.model import Entry as EntryBlock
+from pylatexenc import latex2text, latexwalker  # type: ignore[import-untyped]
 
 from schema.records import Entry, Person
 
@@ -23,11 +23,15 @@ FIELDS = (
 """The fields of an entry, in the order in which they are written."""
 
 # without "specials", so that an apostrophe or a dash means the same in a value with and without LaTeX in it
-_WALKER = walker_context().filter_context(keep_which=["macros", "environments"])
-_DECODER = LatexNodes2Text(latex_context=text_context().filter_context(keep_which=["macros", "environments"]), math_mode="text")
+_WALKER = latexwalker.get_default_latex_context_db().filter_context(keep_which=["macros", "environments"])
+_DECODER = latex2text.LatexNodes2Text(
+    latex_context=latex2text.get_default_latex_context_db().filter_context(keep_which=["macros", "environments"]), math_mode="text"
+)
 _ESCAPES = {
     **{character: f"\\{character}" for character in "&%$#_{}"},
-    **{"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"},
+    "\\": r"\textbackslash{}",
+    "~": r"\textasciitilde{}",
+    "^": r"\textasciicircum{}",
 }
 
 
@@ -54,22 +58,24 @@ def parse(text: str) -> tuple[list[RawEntry], list[tuple[int, str]]]:
     An entry with a field given twice is returned, with the first one; a second entry of the same key is not.
     """
     entries, problems = [], []
-    for block in bibtexparser.parse_string(text).blocks:
+    for block in parse_string(text).blocks:
         line = (block.start_line or 0) + 1
         if isinstance(block, DuplicateFieldKeyBlock):
             for name in sorted(block.duplicate_keys):
                 problems.append((line, f"field `{name}` is given twice in one entry; allowed: once"))
-            block = block.ignore_error_block
-        if isinstance(block, Block):
-            entry = RawEntry(block.key, block.entry_type.lower(), line)
-            for item in block.fields:
+        readable = block.ignore_error_block if isinstance(block, DuplicateFieldKeyBlock) else block
+        if isinstance(readable, EntryBlock):
+            entry = RawEntry(readable.key, readable.entry_type.lower(), line)
+            for item in readable.fields:
                 entry.values.setdefault(item.key.lower(), str(item.value))
                 entry.lines.setdefault(item.key.lower(), (item.start_line or 0) + 1)
             entries.append(entry)
         elif isinstance(block, DuplicateBlockKeyBlock):
             problems.append((line, f"a second entry with the key `{block.key}`; allowed: one"))
         elif isinstance(block, ImplicitComment):
-            stray = [number for number, content in enumerate(block.comment.splitlines(), line) if not content.lstrip().startswith("%")]
+            stray = [
+                number for number, content in enumerate(block.comment.splitlines(), line) if content.strip() and content.strip()[0] != "%"
+            ]
             if stray:
                 problems.append((stray[0], "text outside an entry; allowed: entries, and lines that start with %"))
         elif hasattr(block, "error"):
@@ -88,7 +94,7 @@ def decode(text: str) -> str:
     """LaTeX as Unicode, without protecting braces and with single spaces."""
     if "\\" in text or text.count("$") > 1:
         protected = re.sub(r"(?<!\\)%", r"\\%", text)  # TeX would read the rest as a comment
-        nodes, _, _ = LatexWalker(protected, latex_context=_WALKER, tolerant_parsing=True).get_latex_nodes()
+        nodes, _, _ = latexwalker.LatexWalker(protected, latex_context=_WALKER, tolerant_parsing=True).get_latex_nodes()
         text = _DECODER.nodelist_to_text(nodes)
     else:
         text = text.replace("{", "").replace("}", "")

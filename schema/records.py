@@ -74,7 +74,11 @@ def _each_once(values: tuple[Any, ...]) -> tuple[Any, ...]:
 
 
 def _as_defined(values: tuple[Term, ...]) -> tuple[Term, ...]:
-    return tuple(sorted(_each_once(values), key=lambda value: list(type(value)).index(value)))
+    return tuple(sorted(_each_once(values), key=_position))
+
+
+def _position(term: Term) -> int:
+    return list(type(term).__members__.values()).index(term)
 
 
 Once = AfterValidator(_each_once)

@@ -14,7 +14,9 @@ def pytest_addoption(parser):
     group = parser.getgroup("paper", "selection of tests by paper")
     group.addoption("--paper", action="append", metavar="KEY", help="run the tests of the implementations this paper links to; repeatable")
     for axis in AXES:
-        group.addoption(f"--{axis}", action="append", metavar="VALUE", help=f"... that papers with this value of {axis} link to; repeatable")
+        group.addoption(
+            f"--{axis}", action="append", metavar="VALUE", help=f"... that papers with this value of {axis} link to; repeatable"
+        )
 
 
 def _asked(config):

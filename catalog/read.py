@@ -1,0 +1,214 @@
+"""Read the text files: BibTeX entries, Markdown records, the venue table. Every problem is collected, none stops the reading."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from catalog import bibtex, located
+from catalog.located import Located, validate
+from catalog.problem import Problem, not_allowed
+from schema.records import Entry, Paper, Record, Venue, fold
+
+ROOT = Path(__file__).parents[1]
+Progress = Callable[[int, int], None]
+"""Told how many of how many files are done."""
+
+
+@dataclass
+class EntrySource:
+    """A BibTeX entry and where it stands."""
+
+    path: str
+    raw: bibtex.RawEntry
+    entry: Entry | None
+
+    def line(self, name: str) -> int:
+        """The line of a field, or of the entry if it has none."""
+        return self.raw.lines.get(name, self.raw.line)
+
+
+@dataclass
+class RecordSource:
+    """A Markdown record and where it stands; `key` is the name of its file."""
+
+    key: str
+    located: Located
+    record: Record | None
+
+
+@dataclass
+class Reading:
+    """What the text files say.
+
+    Attributes:
+        papers: entry and record joined, where both are valid; by year and key.
+        venues: id -> venue.
+        entries, records: every one, valid or not, by key.
+        problems: all that is wrong inside the files; `catalog.check` finds what is wrong between them.
+    """
+
+    papers: list[Paper] = field(default_factory=list)
+    venues: dict[str, Venue] = field(default_factory=dict)
+    entries: dict[str, EntrySource] = field(default_factory=dict)
+    records: dict[str, RecordSource] = field(default_factory=dict)
+    problems: list[Problem] = field(default_factory=list)
+
+
+def sources(root: Path = ROOT) -> list[Path]:
+    """The text files of the catalog under a repository's root: BibTeX, records, venue table."""
+    folder = root / "catalog"
+    return [*sorted(folder.glob("bibliography/*.bib")), *sorted(folder.glob("papers/*.md")), folder / "venues.yaml"]
+
+
+def read(root: Path = ROOT, progress: Progress | None = None) -> Reading:
+    """Read the catalog under a repository's root."""
+    reading = Reading()
+    paths = sources(root)
+    _read_venues(root, reading)
+    for done, path in enumerate(paths, start=1):
+        name = path.relative_to(root).as_posix()
+        if path.suffix != ".yaml":
+            try:
+                text = path.read_text(encoding="utf-8")
+            except UnicodeDecodeError as error:
+                line = path.read_bytes()[: error.start].count(b"\n") + 1
+                reading.problems.append(Problem(name, line, "this is not UTF-8; allowed: UTF-8"))
+            else:
+                (_read_bibliography if path.suffix == ".bib" else _read_record)(name, text, reading)
+        if progress:
+            progress(done, len(paths))
+    for key, source in reading.records.items():
+        entry = reading.entries[key].entry if key in reading.entries else None
+        if source.record and entry and source.record.key == key:
+            reading.papers.append(Paper(**dict(entry) | dict(source.record)))
+    reading.papers.sort(key=lambda paper: (paper.year is None, paper.year, paper.key))
+    return reading
+
+
+def _read_venues(root: Path, reading: Reading) -> None:
+    name = "catalog/venues.yaml"
+    path = root / name
+    if not path.is_file():
+        reading.problems.append(Problem(name, 1, "there is no venue table; allowed: id: {name, abbreviation, kind, series}"))
+        return
+    table = located.parse(name, path.read_text(encoding="utf-8"))
+    spellings: dict[str, str] = {}
+    for venue_id, values in table.values.items():
+        if isinstance(values, dict):
+            values["id"] = venue_id
+        venue = validate(Venue, table, (venue_id,))
+        if venue:
+            reading.venues[venue.id] = venue
+            for spelling in sorted({fold(venue.id), fold(venue.name), fold(venue.abbreviation)}):
+                if spellings.setdefault(spelling, venue.id) != venue.id:
+                    message = f"`{spelling}` names both {spellings[spelling]} and {venue.id}; allowed: one venue per spelling"
+                    table.problems.append(Problem(name, table.line((venue_id,)), message))
+    reading.problems += table.problems
+
+
+def _read_bibliography(path: str, text: str, reading: Reading) -> None:
+    raws, problems = bibtex.parse(text)
+    reading.problems += [Problem(path, line, message) for line, message in problems]
+    for raw in raws:
+        entry = _entry(path, raw, reading)
+        if raw.key in reading.entries:
+            first = reading.entries[raw.key]
+            message = f"a second entry with the key `{raw.key}`, the first is {first.path}:{first.raw.line}; allowed: one"
+            reading.problems.append(Problem(path, raw.line, message))
+        else:
+            reading.entries[raw.key] = EntrySource(path, raw, entry)
+
+
+def _entry(path: str, raw: bibtex.RawEntry, reading: Reading) -> Entry | None:
+    """The entry of a BibTeX block; None, and problems, if it does not fit."""
+    found: list[Problem] = []
+
+    def complain(name: str, message: str) -> None:
+        found.append(Problem(path, raw.lines.get(name, raw.line), message))
+
+    for name in raw.values:
+        if name not in bibtex.FIELDS:
+            complain(name, not_allowed("field", name, bibtex.FIELDS))
+    text = {name: bibtex.decode(value) for name, value in raw.values.items()}
+    values: dict[str, Any] = {"key": raw.key, "entry_type": raw.entry_type, "arxiv": text.get("eprint")}
+    values |= {
+        "openreview": text.get("x-openreview"),
+        "source": text.get("x-source"),
+        "year": text.get("year"),
+        "pages": _pages(text.get("pages")),
+    }
+    values |= {name: text.get(name) for name in ("title", "volume", "number", "publisher", "doi", "url", "note")}
+    if values["year"] and values["year"].isdecimal():
+        values["year"] = int(values["year"])
+    if ("eprint" in text) != (text.get("archiveprefix", "").lower() == "arxiv"):
+        complain(
+            "eprint" if "eprint" in text else "archiveprefix", "eprint and archiveprefix go together; allowed: archiveprefix = {arXiv}"
+        )
+    try:
+        values["authors"] = [person.model_dump() for person in bibtex.people(raw.values.get("author", ""))] if text.get("author") else []
+    except (ValueError, ValidationError) as error:
+        complain(
+            "author", str(error) if not isinstance(error, ValidationError) else "author: a name is empty; allowed: every author by name"
+        )
+    values["venue"] = _venue(text, reading.venues, complain)
+    block = Located(path, {name: value for name, value in values.items() if value is not None}, {(): raw.line})
+    named = {"arxiv": "eprint", "openreview": "x-openreview", "source": "x-source", "authors": "author"}
+    block.lines |= {(name,): raw.lines.get(named.get(name, name), raw.line) for name in Entry.model_fields}
+    entry = validate(Entry, block)
+    problems = [Problem(p.path, p.line, p.message.replace("`source`", "`x-source`", 1)) for p in block.problems]
+    reading.problems += found + problems
+    return None if found else entry
+
+
+def _pages(pages: str | None) -> str | None:
+    return pages and pages.replace("–", "-").replace("--", "-")
+
+
+def _venue(text: dict[str, str], venues: dict[str, Venue], complain: Callable[[str, str], None]) -> dict[str, str] | None:
+    given = [name for name in bibtex.VENUE_FIELDS if name in text]
+    for name in given[1:]:
+        complain(name, f"a second venue beside {given[0]}; allowed: one of {', '.join(bibtex.VENUE_FIELDS)}")
+    if not given:
+        return None
+    wanted = fold(text[given[0]])
+    for venue in venues.values():
+        if wanted in (fold(venue.id), fold(venue.name), fold(venue.abbreviation)):
+            return venue.model_dump()
+    complain(given[0], not_allowed("venue", text[given[0]], [venue.name for venue in venues.values()]))
+    return None
+
+
+def _read_record(path: str, text: str, reading: Reading) -> None:
+    key = Path(path).stem
+    head, body, body_line = _split(text)
+    if head is None:
+        reading.problems.append(Problem(path, 1, "no front matter; allowed: fields between two lines ---, then the summary"))
+        reading.records[key] = RecordSource(key, Located(path), None)
+        return
+    source = located.parse(path, head, first_line=2)
+    summary = "\n\n".join(" ".join(paragraph.split()) for paragraph in body.split("\n\n") if paragraph.strip())
+    record = None
+    if not source.problems or source.values:
+        if "summary" in source.values:
+            source.problems.append(Problem(path, source.line(("summary",)), "`summary` is no field; allowed: text below the second ---"))
+        if not summary:
+            source.problems.append(Problem(path, body_line, "no summary; allowed: two to five sentences below the second ---"))
+        source.values["summary"] = summary or "-"
+        source.lines[("summary",)] = body_line
+        record = validate(Record, source)
+    reading.records[key] = RecordSource(key, source, None if source.problems else record)
+    reading.problems += source.problems
+
+
+def _split(text: str) -> tuple[str | None, str, int]:
+    """Front matter, body, line of the body; no front matter if the two lines --- are not there."""
+    lines = text.splitlines(keepends=True)
+    if not lines or lines[0].strip() != "---":
+        return None, "", 1
+    for position, line in enumerate(lines[1:], start=1):
+        if line.rstrip() == "---":
+            return "".join(lines[1:position]), "".join(lines[position + 1 :]), position + 2
+    return None, "", 1
