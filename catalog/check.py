@@ -148,9 +148,11 @@ def _record(source: RecordSource, reading: Reading, modules: dict[str, Source]) 
             where = f"reference_impls/{link.implementation.replace('.', '/')}.py"
             yield Problem(path, place, f"there is no implementation `{link.implementation}`{hint}; allowed: a module that exists, {where}")
             continue
-        if link.relation != Relation.NEAREST and module.entry_points is not None and record.key not in module.keys:
-            yield Problem(module.path, 1, f"the docstring does not name `{record.key}`, which links here ({path}); allowed: name its key")
         if link.relation == Relation.IMPLEMENTS:
+            if module.entry_points is not None and record.key not in module.keys:
+                yield Problem(
+                    module.path, 1, f"the docstring does not name `{record.key}`, which it implements ({path}); allowed: name its key"
+                )
             folder = link.implementation.partition(".")[0]
             fits = {FOLDER_OF[when] for when in record.taxonomy.when} | ({"fusion"} if record.taxonomy.fusion else set())
             if folder not in fits:

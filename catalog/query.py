@@ -25,8 +25,7 @@ from schema.records import (
 )
 from schema.terms import AXES, FACETS, Evidence, Kind, Relation, Term
 
-ROOT = Path(__file__).parents[1]
-DATABASE = ROOT / "build" / "catalog.sqlite"
+DATABASE = Path(__file__).parents[1] / "build" / "catalog.sqlite"
 REBUILD = "run: make catalog"
 TEXT_WEIGHTS = (10.0, 8.0, 4.0, 1.0)  # title, name, authors, summary
 

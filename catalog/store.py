@@ -9,6 +9,9 @@ from sqlalchemy import Connection, event, insert
 from sqlmodel import SQLModel, create_engine
 
 from catalog import bibtex
+from catalog.check import checked
+from catalog.query import DATABASE
+from catalog.read import ROOT, Progress, Reading
 from schema import APPLICATION_ID, SCHEMA_VERSION, tables
 from schema.records import Paper, Venue
 from schema.terms import AXES
@@ -17,6 +20,17 @@ FULL_TEXT = (
     "CREATE VIRTUAL TABLE paper_text USING fts5(title, name, authors, summary, tokenize = 'unicode61 remove_diacritics 2', prefix = '2 3')"
 )
 PAGE_SIZE = 4096
+
+
+def build(path: Path = DATABASE, root: Path = ROOT, progress: Progress | None = None) -> Reading:
+    """Read and check the text files under a repository's root, and store them at `path`.
+
+    Raises:
+        InvalidCatalog: something is wrong with them; the old file stays.
+    """
+    reading = checked(root, progress)
+    store(reading.papers, reading.venues.values(), path)
+    return reading
 
 
 def store(papers: Iterable[Paper], venues: Iterable[Venue], path: Path) -> None:
