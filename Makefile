@@ -14,7 +14,7 @@ export OMP_NUM_THREADS := 1
 SOURCES := $(shell find schema catalog -type f -not -path '*/__pycache__/*' 2>/dev/null)
 
 .DEFAULT_GOAL := help
-.PHONY: help serve test catalog site check format data chromium clean
+.PHONY: help serve test catalog site check format mutants data chromium clean
 
 help: $(READY)  ## list the targets
 	@sed -n 's/^\([a-z]*\):.*  ## /  make \1\t/p' Makefile | expand -t 16
@@ -60,6 +60,9 @@ chromium:
 
 test: chromium build/catalog.sqlite check  ## every test: the fast ones first, then claims, then the browser
 	@$(VENV)/bin/pytest -n $(PROCESSES)
+
+mutants: $(READY)  ## break every implementation on purpose; 90 % of the breaks must be noticed (MODULES="before_training.snip ...")
+	@$(VENV)/bin/python -m tools.mutants $(MODULES)
 
 data: $(READY)  ## Fashion-MNIST and the King James text (no test needs them)
 	@$(VENV)/bin/python -m tools.data

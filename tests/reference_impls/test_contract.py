@@ -3,6 +3,7 @@
 import ast
 import copy
 import io
+import itertools
 import math
 import re
 from functools import cache
@@ -85,7 +86,7 @@ def test_declares_what_it_is(module):
     assert loaded.GROUP in {"network", "layer", "row"}
     assert loaded.AMOUNTS
     assert set(loaded.AMOUNTS) <= {Sparsity, NM, Budget, Strength}
-    assert loaded.TRAITS <= contract.TRAITS.keys()
+    assert contract.TRAITS.keys() >= loaded.TRAITS
 
 
 @every_module
@@ -190,7 +191,7 @@ def test_weights_that_are_no_numbers_are_refused(module, poison):
 
 @every_module
 def test_a_model_with_nothing_to_prune_is_refused(module):
-    with pytest.raises(ValueError, match="nothing to prune|no trainable"):
+    with pytest.raises(ValueError, match=r"nothing to prune|no trainable"):
         run(module, network(module).requires_grad_(False))
 
 
@@ -271,7 +272,7 @@ def watched(name):
 @with_trait("fixed_mask")
 def test_what_is_zero_stays_zero_in_training(module):
     seen = watched(module)
-    for earlier, later in zip(seen, seen[1:], strict=False):
+    for earlier, later in itertools.pairwise(seen):
         assert all((later[name] | ~earlier[name]).all() for name in earlier)
     assert any(zero.any() for zero in seen[-1].values())
 
