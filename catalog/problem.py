@@ -24,7 +24,11 @@ class Problem:
 
 
 class CatalogError(Exception):
-    """The catalog cannot be read, or a question to it has no meaning."""
+    """Something is wrong with the catalog, or with a question to it."""
+
+
+class QueryError(CatalogError, ValueError):
+    """A question to the catalog names an axis, value or range that there is not."""
 
 
 class InvalidCatalog(CatalogError):

@@ -9,7 +9,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Self
 
-from catalog.problem import CatalogError, nearest, not_allowed
+from catalog.problem import CatalogError, QueryError, nearest, not_allowed
 from schema import APPLICATION_ID, SCHEMA_VERSION
 from schema.records import (
     SETTINGS,
@@ -108,7 +108,7 @@ class Catalog:
             By rank if there is text, else by year and key, papers without a year last.
 
         Raises:
-            CatalogError: no such axis or value, or years that run backwards.
+            QueryError: no such axis or value, or years that run backwards.
         """
         return self._load(self._matches(text, years, axes))
 
@@ -183,11 +183,11 @@ class Catalog:
         chosen = {}
         for axis, values in axes.items():
             if axis not in self._carriers:
-                raise CatalogError(not_allowed("axis", axis, self._carriers))
+                raise QueryError(not_allowed("axis", axis, self._carriers))
             wanted = (values,) if isinstance(values, str) else tuple(values or ())
             for value in wanted:
                 if value not in self._carriers[axis]:
-                    raise CatalogError(not_allowed(f"value of {axis}", str(value), self._carriers[axis]))
+                    raise QueryError(not_allowed(f"value of {axis}", str(value), self._carriers[axis]))
             if wanted:
                 bits = 0
                 for value in wanted:
@@ -200,7 +200,7 @@ class Catalog:
             return (1 << (len(self) + 1)) - 2
         first, last = (years, years) if isinstance(years, int) else years
         if first > last:
-            raise CatalogError(f"years run backwards: {first}-{last}; allowed: first-last")
+            raise QueryError(f"years run backwards: {first}-{last}; allowed: first-last")
         return _bits(paper for (paper,) in self._connection.execute("SELECT id FROM paper WHERE year BETWEEN ? AND ?", (first, last)))
 
     def _ranked(self, text: str | None) -> list[int] | None:
