@@ -61,6 +61,17 @@ def keep_highest(scores: Scores, amount: Amount, group: str = "network") -> Mask
     return {name: part.view_as(score) for (name, score), part in zip(scores.items(), parts, strict=True)}
 
 
+def prune_further(scores: Scores, amount: Amount, before: Masks | None, group: str = "network") -> Masks:
+    """As `keep_highest`, for a method that prunes in rounds: what was pruned before stays pruned, and counts.
+
+    Args:
+        before: the masks of the round before; None in the first round.
+    """
+    if before is not None:
+        scores = {name: score.masked_fill(~before[name], -torch.inf) for name, score in scores.items()}
+    return keep_highest(scores, amount, group)
+
+
 def _keep_in_rows(scores: Tensor, fraction: float) -> Tensor:
     """True for what is kept of each row of a matrix."""
     pruned = round(fraction * scores.shape[1])

@@ -22,3 +22,14 @@ def exponential_density(step: int, steps: int, final: float) -> float:
 def cosine_decay(step: int, end: int, start_value: float) -> float:
     """From `start_value` at step 0 down to 0 at `end` along half a cosine; 0 afterwards."""
     return start_value / 2 * (1 + math.cos(math.pi * min(step / end, 1.0)))
+
+
+def sparsities_in_rounds(final: float, rounds: int) -> list[float]:
+    """The sparsity after each of `rounds` prunings that all remove the same fraction of what is left; the last is `final`.
+
+    Raises:
+        ValueError: `rounds` is below 1.
+    """
+    if rounds < 1:
+        raise ValueError(f"rounds: {rounds} is below 1")
+    return [1 - exponential_density(done, rounds, 1 - final) for done in range(1, rounds)] + [final]

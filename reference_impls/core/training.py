@@ -1,6 +1,7 @@
 """One training loop for every method: what a method adds to training, it adds through a callback."""
 
-from collections.abc import Callable, Iterable, Sequence
+import contextlib
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -10,6 +11,18 @@ from reference_impls.core.masks import Masks, apply_masks
 Batches = Iterable[tuple[Tensor, Tensor]]  # (inputs, targets); can be iterated again
 Loss = Callable[[Tensor, Tensor], Tensor]  # (outputs, targets) -> scalar
 Optimizer = Callable[[list[nn.Parameter]], torch.optim.Optimizer]  # parameters -> optimizer
+Train = Callable[..., nn.Module]  # (model, callbacks) -> the model trained; may train it in place
+
+
+def needed(train: Train | None) -> Train:
+    """The training function of a method that trains in between.
+
+    Raises:
+        ValueError: none was given.
+    """
+    if train is None:
+        raise ValueError("train: this method trains in between; give train(model, callbacks) -> model")
+    return train
 
 
 def cross_entropy(outputs: Tensor, targets: Tensor) -> Tensor:
@@ -105,11 +118,21 @@ def fit(
     return model.eval()
 
 
+@contextlib.contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """Evaluation mode within; afterwards every module is back in its own mode."""
+    modes = {module: module.training for module in model.modules()}
+    model.eval()
+    try:
+        yield
+    finally:
+        for module, mode in modes.items():
+            module.training = mode
+
+
 @torch.no_grad()
 def accuracy(model: nn.Module, batches: Batches) -> float:
     """The fraction of targets that have the highest score, in [0, 1]; the model is left in its own mode."""
-    training = model.training
-    model.eval()
-    hits = [model(inputs).argmax(-1) == targets for inputs, targets in batches]
-    model.train(training)
+    with evaluating(model):
+        hits = [model(inputs).argmax(-1) == targets for inputs, targets in batches]
     return torch.cat([hit.flatten() for hit in hits]).float().mean().item()
