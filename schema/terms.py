@@ -777,28 +777,28 @@ class Supervision(Term):
         "Labels enter the decision or the training that carries it.",
         "Give it when a labelled loss is named or plain from the task (classification loss, Taylor score). Data-free scores alone stay "
         "empty.",
-        "Cheng, Zhang & Shi, section 7.10",
+        "ours; the axis is Cheng, Zhang & Shi, section 7.10",
     )
     SEMI_SUPERVISED = (
         "semi_supervised",
         "Semi-supervised",
         "Few labels together with many unlabelled examples.",
         "Give it when the paper says so. A small calibration set is not enough.",
-        "Cheng, Zhang & Shi, section 7.10",
+        "ours; the axis is Cheng, Zhang & Shi, section 7.10",
     )
     SELF_SUPERVISED = (
         "self_supervised",
         "Self-supervised",
         "The target is made from the data itself: contrast, masking, next token.",
         "Give it when pretext losses guide pruning, the language-modelling loss included. Matching dense outputs is unsupervised.",
-        "Cheng, Zhang & Shi, section 7.10",
+        "ours; the axis is Cheng, Zhang & Shi, section 7.10",
     )
     UNSUPERVISED = (
         "unsupervised",
         "Unsupervised",
         "Unlabelled examples only, with no pretext target.",
         "Give it for calibration by activations or output matching without labels. A language-modelling loss is self_supervised.",
-        "Cheng, Zhang & Shi, section 7.10",
+        "ours; the axis is Cheng, Zhang & Shi, section 7.10",
     )
 
 
