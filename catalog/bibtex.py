@@ -58,7 +58,7 @@ def parse(text: str) -> tuple[list[RawEntry], list[tuple[int, str]]]:
     An entry with a field given twice is returned, with the first one; a second entry of the same key is not.
     """
     entries, problems = [], []
-    for block in parse_string(text).blocks:
+    for block in parse_string(text, parse_stack=[]).blocks:
         line = (block.start_line or 0) + 1
         if isinstance(block, DuplicateFieldKeyBlock):
             for name in sorted(block.duplicate_keys):
@@ -67,7 +67,7 @@ def parse(text: str) -> tuple[list[RawEntry], list[tuple[int, str]]]:
         if isinstance(readable, EntryBlock):
             entry = RawEntry(readable.key, readable.entry_type.lower(), line)
             for item in readable.fields:
-                entry.values.setdefault(item.key.lower(), str(item.value))
+                entry.values.setdefault(item.key.lower(), _unwrapped(str(item.value)))
                 entry.lines.setdefault(item.key.lower(), (item.start_line or 0) + 1)
             entries.append(entry)
         elif isinstance(block, DuplicateBlockKeyBlock):
@@ -83,6 +83,12 @@ def parse(text: str) -> tuple[list[RawEntry], list[tuple[int, str]]]:
         else:
             problems.append((line, f"a {type(block).__name__} block; allowed: entries only"))
     return entries, problems
+
+
+def _unwrapped(value: str) -> str:
+    """A value without its outer braces or quotes; the parser's own step for it leaves out entries with a field given twice."""
+    value = value.strip()
+    return value[1:-1] if value[:1] + value[-1:] in ("{}", '""') else value
 
 
 def _reason(error: Exception) -> str:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 from catalog.implementations import Source, implementations
-from catalog.problem import InvalidCatalog, Problem, nearest, not_allowed
+from catalog.problem import InvalidCatalog, Problem, hint, not_allowed
 from catalog.read import ROOT, EntrySource, Progress, Reading, RecordSource, read
 from schema.records import EVIDENCE_AXES, Entry, Paper, Person, fold, normalized_title
 from schema.terms import FACETS, Evidence, How, Relation, When
@@ -60,9 +60,8 @@ def _pairs(reading: Reading) -> Iterator[Problem]:
     for key, record in reading.records.items():
         path = record.located.path
         if key not in reading.entries:
-            guess = nearest(key, reading.entries.keys() - reading.records.keys())
-            hint = f", did you mean `{guess}`?" if guess else ""
-            yield Problem(path, 1, f"`{key}` has no BibTeX entry{hint}; allowed: an entry in catalog/bibliography/<year>.bib")
+            alike = hint(key, reading.entries.keys() - reading.records.keys())
+            yield Problem(path, 1, f"`{key}` has no BibTeX entry{alike}; allowed: an entry in catalog/bibliography/<year>.bib")
         inside = record.located.values.get("key")
         if isinstance(inside, str) and inside != key:
             yield Problem(path, record.located.line(("key",)), f"key `{inside}` in a file called {key}.md; allowed: {key}")
@@ -132,9 +131,8 @@ def _record(source: RecordSource, reading: Reading, modules: dict[str, Source]) 
         yield Problem(path, line(("references",)), "no reference; allowed: at least one {implementation: folder.module, relation: ...}")
     for position, key in enumerate(record.builds_on):
         if key not in reading.entries and key not in reading.records:
-            guess = nearest(key, reading.entries)
-            hint = f", did you mean `{guess}`?" if guess else ""
-            yield Problem(path, line(("builds_on", position)), f"builds_on: unknown key `{key}`{hint}; allowed: keys of the catalog")
+            alike = hint(key, reading.entries)
+            yield Problem(path, line(("builds_on", position)), f"builds_on: unknown key `{key}`{alike}; allowed: keys of the catalog")
     seen = set()
     for position, link in enumerate(record.references):
         place = line(("references", position, "implementation"))
@@ -143,10 +141,9 @@ def _record(source: RecordSource, reading: Reading, modules: dict[str, Source]) 
         seen.add(link.implementation)
         module = modules.get(link.implementation)
         if module is None:
-            guess = nearest(link.implementation, modules)
-            hint = f", did you mean `{guess}`?" if guess else ""
+            alike = hint(link.implementation, modules, likeness=0.8)
             where = f"reference_impls/{link.implementation.replace('.', '/')}.py"
-            yield Problem(path, place, f"there is no implementation `{link.implementation}`{hint}; allowed: a module that exists, {where}")
+            yield Problem(path, place, f"there is no implementation `{link.implementation}`{alike}; allowed: a module that exists, {where}")
             continue
         if link.relation == Relation.IMPLEMENTS:
             if module.entry_points is not None and record.key not in module.keys:
@@ -163,7 +160,7 @@ def _record(source: RecordSource, reading: Reading, modules: dict[str, Source]) 
 
 
 def _cycles(reading: Reading) -> Iterator[Problem]:
-    """One problem per cycle of builds_on, at the smallest key in it."""
+    """One problem per link of builds_on that closes a cycle, at the smallest key in it."""
     earlier = {key: source.record.builds_on for key, source in reading.records.items() if source.record}
     done: set[str] = set()
     for start in sorted(earlier):
@@ -197,9 +194,8 @@ def _module(module: Source, reading: Reading, root: Path) -> Iterator[Problem]:
     linking = {key for key, source in reading.records.items() if module.module in _linked(source)}
     for key, line in module.keys.items():
         if key not in reading.records:
-            guess = nearest(key, reading.records)
-            hint = f", did you mean `{guess}`?" if guess else ""
-            yield Problem(module.path, line, f"the docstring names `{key}`, which is no paper{hint}; allowed: keys of the catalog")
+            alike = hint(key, reading.records)
+            yield Problem(module.path, line, f"the docstring names `{key}`, which is no paper{alike}; allowed: keys of the catalog")
         elif key not in linking:
             link = f"{{implementation: {module.module}, relation: ...}}"
             yield Problem(

@@ -43,15 +43,19 @@ class InvalidCatalog(CatalogError):
         super().__init__("\n".join(map(str, self.problems)))
 
 
-def nearest(value: str, allowed: Iterable[str]) -> str | None:
-    """The allowed value that is spelled most alike, if any is."""
-    found = difflib.get_close_matches(value, list(allowed), n=1, cutoff=0.5)
+def nearest(value: str, allowed: Iterable[str], likeness: float = 0.5) -> str | None:
+    """The allowed value that is spelled most alike, if one is alike enough: 1 means equal."""
+    found = difflib.get_close_matches(value, list(allowed), n=1, cutoff=likeness)
     return found[0] if found else None
+
+
+def hint(value: str, allowed: Iterable[str], likeness: float = 0.5) -> str:
+    """`, did you mean ...?`, or nothing."""
+    guess = nearest(value, allowed, likeness)
+    return f", did you mean `{guess}`?" if guess else ""
 
 
 def not_allowed(what: str, value: str, allowed: Iterable[str]) -> str:
     """`unknown how `magnitud`, did you mean `magnitude`?; allowed: ...`."""
     allowed = list(allowed)
-    guess = nearest(value, allowed)
-    hint = f", did you mean `{guess}`?" if guess else ""
-    return f"unknown {what} `{value}`{hint}; allowed: {', '.join(allowed) or 'none'}"
+    return f"unknown {what} `{value}`{hint(value, allowed)}; allowed: {', '.join(allowed) or 'none'}"

@@ -168,7 +168,7 @@ def _pages(pages: str | None) -> str | None:
 
 
 def _venue(text: dict[str, str], venues: dict[str, Venue], complain: Callable[[str, str], None]) -> dict[str, str] | None:
-    given = [name for name in bibtex.VENUE_FIELDS if name in text]
+    given = [name for name in text if name in bibtex.VENUE_FIELDS]
     for name in given[1:]:
         complain(name, f"a second venue beside {given[0]}; allowed: one of {', '.join(bibtex.VENUE_FIELDS)}")
     if not given:

@@ -374,8 +374,8 @@ def site(root: Root = ROOT) -> None:
     """Write the site to build/site/ from the built catalog."""
     from tools.site import build as build_site
 
-    with opened(root), progress("Writing the site") as advance:
-        build_site(database(root), root / "build" / "site", advance)
+    with opened(root):
+        build_site(database(root), root / "build" / "site")
 
 
 @app.command()

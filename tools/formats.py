@@ -9,7 +9,6 @@ from typing import Any
 from schema.records import Measurement, Paper
 from schema.terms import AXES
 
-
 FIELDS: dict[str, Callable[[Paper], Any]] = {
     "key": lambda paper: paper.key,
     "title": lambda paper: paper.title,
