@@ -10,7 +10,8 @@ Cost: one forward and one backward pass of a single example per round, 100 round
 Implementation details
 1. Density after round k of n is final^(k/n): each round keeps the same fraction of what is left.
 2. The official code takes absolute values of the whole state, biases and batch norm's statistics too, and scores in
-   evaluation mode; so does this. With biases some flow starts inside the network, and layers no longer carry equal totals.
+   evaluation mode; so does this. A bias that is not zero starts flow inside the network, layers no longer carry equal
+   totals, and the first ones may die: the authors' VGG starts with biases at zero, which PyTorch's layers do not.
 3. Products over many layers leave the range of single precision: scores are computed in double precision.
 4. Weights pruned in an earlier round score -1, below every other, so masks only shrink. In the official code a pruned
    weight ties with unpruned ones that no path reaches.
