@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from sqlalchemy import Connection, event, insert
+from sqlalchemy.schema import CreateIndex, CreateTable
 from sqlmodel import SQLModel, create_engine
 
 from catalog import bibtex
@@ -20,6 +21,7 @@ FULL_TEXT = (
     "CREATE VIRTUAL TABLE paper_text USING fts5(title, name, authors, summary, tokenize = 'unicode61 remove_diacritics 2', prefix = '2 3')"
 )
 PAGE_SIZE = 4096
+_TABLES = SQLModel.metadata.sorted_tables
 
 
 def build(path: Path = DATABASE, root: Path = ROOT, progress: Progress | None = None) -> Reading:
@@ -62,10 +64,15 @@ def _write(papers: list[Paper], venues: list[Venue], path: Path) -> None:
         )
 
     try:
-        SQLModel.metadata.create_all(engine)
         with engine.begin() as connection:
+            for table in _TABLES:
+                connection.execute(CreateTable(table))
             connection.exec_driver_sql(FULL_TEXT)
             _fill(connection, papers, venues)
+            for table in _TABLES:
+                # sorted: a table's indexes are a set, whose order changes from process to process
+                for index in sorted(table.indexes, key=lambda index: str(index.name)):
+                    connection.execute(CreateIndex(index))
             connection.exec_driver_sql("INSERT INTO paper_text(paper_text) VALUES ('optimize')")
         with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
             connection.exec_driver_sql("ANALYZE")
