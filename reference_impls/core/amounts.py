@@ -24,8 +24,8 @@ class NM:
     m: int
 
     def __post_init__(self) -> None:
-        if not 0 < self.n <= self.m:
-            raise ValueError(f"amount: {self.n}:{self.m} does not keep between 1 and {self.m} of {self.m}")
+        if not (isinstance(self.n, int) and isinstance(self.m, int) and 0 < self.n <= self.m):
+            raise ValueError(f"amount: {self.n}:{self.m} does not keep a whole number between 1 and {self.m} of {self.m}")
 
 
 @dataclass(frozen=True)

@@ -110,7 +110,7 @@ def apply_masks(model: nn.Module, masks: Masks) -> None:
     for name, mask in masks.items():
         if name not in parameters or parameters[name].shape != mask.shape:
             raise ValueError(f"masks: {name} with shape {tuple(mask.shape)} fits no parameter of the model")
-        parameters[name].mul_(mask)
+        parameters[name].masked_fill_(~mask, 0)  # multiplying would leave -0.0
 
 
 def masked(model: nn.Module, masks: Masks) -> nn.Module:
@@ -134,17 +134,20 @@ def keep_units(scores: Scores, amount: Amount, group: str = "network") -> Masks:
         group: "network" or "layer".
 
     Raises:
-        ValueError: as `keep_highest`.
+        ValueError: a score is NaN, the amount is no sparsity, or `group` is neither.
     """
     fraction = as_amount(amount, Sparsity).fraction
     if group == "layer":
         return {name: kept for name, score in scores.items() for kept in keep_units({name: score}, fraction).values()}
+    if group != "network":
+        raise ValueError(f"group: {group!r} is none of network, layer")
     last = [score == score.max() for score in scores.values()]
     last = [best & (best.cumsum(0) == best.sum()) for best in last]  # of equal scores the one that comes last stays
-    flat = torch.cat([score.double().masked_fill(best, torch.inf) for score, best in zip(scores.values(), last, strict=True)])
+    flat = torch.cat([score.double() for score in scores.values()])
     if flat.isnan().any():
         raise ValueError("scores: NaN, so no order exists")
     pruned = min(round(fraction * flat.numel()), flat.numel() - len(last))
     keep = torch.ones_like(flat, dtype=torch.bool)
-    keep[flat.argsort(stable=True)[:pruned]] = False
+    order = flat.argsort(stable=True)
+    keep[order[~torch.cat(last)[order]][:pruned]] = False
     return dict(zip(scores, keep.split([score.numel() for score in scores.values()]), strict=True))

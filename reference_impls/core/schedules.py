@@ -8,7 +8,13 @@ def cubic_sparsity(step: int, start: int, end: int, final: float, initial: float
 
     Args:
         step: now; before `start` the sparsity is `initial`, from `end` on it is `final`.
+        end: above `start`.
+
+    Raises:
+        ValueError: `end` is not above `start`.
     """
+    if end <= start:
+        raise ValueError(f"end: step {end} is not above start {start}")
     # s_t = s_f + (s_i - s_f) (1 - (t - t_0) / (n dt))^3
     way = min(max((step - start) / (end - start), 0.0), 1.0)
     return final + (initial - final) * (1 - way) ** 3

@@ -132,7 +132,13 @@ def evaluating(model: nn.Module) -> Iterator[None]:
 
 @torch.no_grad()
 def accuracy(model: nn.Module, batches: Batches) -> float:
-    """The fraction of targets that have the highest score, in [0, 1]; the model is left in its own mode."""
+    """The fraction of targets that have the highest score, in [0, 1]; the model is left in its own mode.
+
+    Raises:
+        ValueError: no batch.
+    """
     with evaluating(model):
         hits = [model(inputs).argmax(-1) == targets for inputs, targets in batches]
+    if not hits:
+        raise ValueError("batches: none given, or they cannot be iterated again")
     return torch.cat([hit.flatten() for hit in hits]).float().mean().item()
