@@ -1,5 +1,6 @@
 """Read the text files: BibTeX entries, Markdown records, the venue table. Every problem is collected, none stops the reading."""
 
+import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,6 +14,7 @@ from catalog.problem import Problem, not_allowed
 from schema.records import Entry, Paper, Record, Venue, fold
 
 ROOT = Path(__file__).parents[1]
+_UNPRINTABLE = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
 Progress = Callable[[int, int], None]
 """Told how many of how many files are done."""
 
@@ -77,6 +79,7 @@ def read(root: Path = ROOT, progress: Progress | None = None) -> Reading:
                 line = path.read_bytes()[: error.start].count(b"\n") + 1
                 reading.problems.append(Problem(name, line, "this is not UTF-8; allowed: UTF-8"))
             else:
+                reading.problems += _unprintable(name, text)
                 (_read_bibliography if path.suffix == ".bib" else _read_record)(name, text, reading)
         if progress:
             progress(done, len(paths))
@@ -86,6 +89,15 @@ def read(root: Path = ROOT, progress: Progress | None = None) -> Reading:
             reading.papers.append(Paper(**dict(entry) | dict(source.record)))
     reading.papers.sort(key=lambda paper: (paper.year is None, paper.year, paper.key))
     return reading
+
+
+def _unprintable(path: str, text: str) -> list[Problem]:
+    """Characters that would steer a terminal or turn the direction of a line."""
+    found = []
+    for number, line in enumerate(text.split("\n"), start=1):
+        for character in sorted(set(_UNPRINTABLE.findall(line))):
+            found.append(Problem(path, number, f"control character U+{ord(character):04X}; allowed: printable text"))
+    return found
 
 
 def _read_venues(root: Path, reading: Reading) -> None:

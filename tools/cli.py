@@ -82,7 +82,9 @@ def fail(text: str, status: int = 1) -> NoReturn:
 @contextmanager
 def progress(what: str) -> Iterator[Callable[[int, int], None]]:
     """A function (done, of) that shows a bar on standard error once the work takes longer than `PATIENCE`."""
-    bar = Progress(TextColumn(what), BarColumn(), MofNCompleteColumn(), console=Console(stderr=True), transient=True)
+    console = Console(stderr=True)
+    columns = (TextColumn(what), BarColumn(), MofNCompleteColumn())
+    bar = Progress(*columns, console=console, transient=True, disable=not console.is_terminal)
     task = bar.add_task(what, total=None)
     begun = time.monotonic()
 

@@ -89,6 +89,8 @@ ONE_PROBLEM = {
     "a name with too many commas": (BIB_1990, "King, Jr., Martin", "King, Jr., Martin, Dr.", f"{BIB_1990}:3", "author `King, Jr., Martin, Dr.`", "Family, Given"),
     "entry in another year's file": (BIB_2019, "year          = {2019}", "year          = {2018}", f"{BIB_2019}:5", "an entry of 2018 in 2019.bib", "2018.bib"),
     "text between entries": (BIB_2019, "% two years later", "two years later", f"{BIB_2019}:13", "text outside an entry", "lines that start with %"),
+    "an escape character": (BIB_2019, "Leaves that", "Leaves \x1b[31m that", f"{BIB_2019}:15", "control character U+001B", "printable text"),
+    "a turned line": (SHEARS, "Shears cut", "Shears \u202e cut", f"{SHEARS}:21", "control character U+202E", "printable text"),
     "a string block": (BIB_2019, "% two years later", '@string{x = "y"}', f"{BIB_2019}:13", "a String block", "entries only"),
     "a docstring without the key": (MODULE, "muller2019shears", "nobody", f"{MODULE}:1", "the docstring does not name `muller2019shears`", "name its key"),
     "a docstring with an unknown key": (MODULE, '"""After muller2019shears.', '"""After muller2019shears.\n\nNot muller2020shears.\n', f"{MODULE}:3", "names `muller2020shears`, which is no paper, did you mean `muller2019shears`?", "keys of the catalog"),
