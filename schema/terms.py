@@ -45,8 +45,10 @@ class Speedup(Term):
         "Unstructured",
         "Single weights are set to zero wherever the method likes, so tensors keep their shapes and only sparse kernels or special "
         "hardware run faster.",
-        "Give it when single weights go with no rule on where the zeros lie, ranking them per layer or per row included. Not for zeros "
-        "bound to N:M groups, blocks or patterns (semi_structured). Edges cut from an input graph count as unstructured too.",
+        "Give it when single weights, parameters or connections go with no rule on where the zeros lie, ranking them per layer or per "
+        "row included; a sparsity in percent with no other unit named means weights. Not for zeros bound to N:M groups, blocks or "
+        "patterns (semi_structured). Edges cut from an input graph count as unstructured too. Mere talk of network pruning is not "
+        "enough.",
         "Cheng, Zhang & Shi, section 3.1",
     )
     SEMI_STRUCTURED = (
@@ -54,8 +56,8 @@ class Speedup(Term):
         "Semi-structured",
         "Zeros follow a regular small pattern inside a tensor, such as two of every four, a fixed kernel shape or a block. Shapes "
         "stay, and kernels or hardware made for the pattern run faster.",
-        "Give it for N:M groups, kernel patterns, stripes, vectors, 1xN and weight blocks. Not when the whole unit leaves and the "
-        "tensor shrinks (structured). A method shown both on free weights and on N:M gets unstructured as well.",
+        "Give it for N:M groups, kernel patterns, single kernels, stripes, vectors, 1xN and weight blocks. Not when the whole unit "
+        "leaves and the tensor shrinks (structured). A method shown both on free weights and on N:M gets unstructured as well.",
         "Cheng, Zhang & Shi, section 3.3",
     )
     STRUCTURED = (
@@ -276,9 +278,9 @@ class How(Term):
         "Sensitivity",
         "The score is how strongly the loss, or another scalar of the network, reacts to a gate or weight: a derivative, usually times "
         "the weight.",
-        "Give it for first derivatives named sensitivity, saliency, synaptic flow or importance. When the paper says that it estimates "
-        "the change of the loss by a Taylor expansion, give loss_change. A score of what pruning does to the gradient itself is "
-        "gradient_flow.",
+        "Give it for first derivatives named sensitivity, saliency, synaptic flow, gradient or first-order importance. When the paper "
+        "says that it estimates the change of the loss by a Taylor expansion, give loss_change. A score of what pruning does to the "
+        "gradient itself is gradient_flow.",
         "Cheng, Zhang & Shi, section 5.3",
     )
     LOSS_CHANGE = (
@@ -332,15 +334,17 @@ class How(Term):
         "Gradient flow",
         "Units are kept so that training signals survive: gradient norm, singular values, paths or the tangent kernel of the pruned "
         "network.",
-        "Give it when the trainability after pruning is the criterion. The loss's own derivative by a weight is sensitivity.",
+        "Give it when the trainability after pruning is the criterion, the spectrum of a Jacobian included. The loss's own derivative "
+        "by a weight is sensitivity.",
         "ours",
     )
     ACTIVATION = (
         "activation",
         "Activation",
         "The score is read from what units output on data: size, zeros, rank or variance.",
-        "Give it when feature maps or inputs enter the score. When a layer's output is to be matched, add or take reconstruction; when "
-        "outputs are compared with one another, similarity; the rank of feature maps is spectral too.",
+        "Give it when feature maps, attention scores, routing counts, outliers or inputs enter the score. When a layer's output is to "
+        "be matched, reconstruction instead; when outputs are compared with one another, similarity; the rank of feature maps is "
+        "spectral too.",
         "ours",
     )
     RECONSTRUCTION = (
@@ -348,8 +352,8 @@ class How(Term):
         "Reconstruction",
         "What to remove, and how to repair what stays, follows from keeping a layer's, a block's or the network's outputs on "
         "calibration data.",
-        "Give it for output-error objectives, layer-wise solvers and least-squares repairs. Estimating the task loss instead is "
-        "loss_change.",
+        "Give it for output-error objectives, layer-wise solvers and least-squares repairs; activation need not stand beside it. "
+        "Estimating the task loss instead is loss_change.",
         "ours",
     )
     SIMILARITY = (
@@ -449,7 +453,8 @@ class How(Term):
         "other",
         "Other",
         "A criterion or way of learning that no other value covers; the record's note names it.",
-        "Give it last, with how_note. Never beside a value that fits.",
+        "Give it last, with how_note; for example Shapley values, relevance propagation, Bayesian optimization, or the loss measured "
+        "with the unit removed. Never beside a value that fits, and never for unknown.",
         "ours",
     )
 
@@ -468,8 +473,7 @@ class Fusion(Term):
         "tensor_decomposition",
         "Tensor decomposition",
         "Pruning is joined with low-rank or tensor factors of the weights.",
-        "Give it when factors replace or accompany pruned weights. Low-rank adapters used to recover do not count unless they are "
-        "pruned or merged by the method.",
+        "Give it when low-rank factors replace or accompany pruned weights in the result. Low-rank adapters used to recover do not count.",
         "Cheng, Zhang & Shi, section 8.2",
     )
     NAS = (
@@ -671,7 +675,8 @@ class Data(Term):
         "data_driven",
         "Data-driven",
         "Examples, labelled or not, enter the decision.",
-        "Give it when activations, gradients, a loss, a reward or a trained gate decide. Magnitude of trained weights alone is data_free.",
+        "Give it when activations, gradients, a loss, a reward or a trained gate decide, as follows from most values of how. Magnitude "
+        "of trained weights alone is data_free.",
         "Cheng, Zhang & Shi, section 7.3",
     )
 
@@ -702,14 +707,15 @@ class Scope(Term):
         "global",
         "Global",
         "Units of all layers are ranked together or share one budget.",
-        "Give it for one ranking, threshold, budget or search over the whole network. Fixed equal ratios per layer are local.",
+        "Give it for one ranking, threshold, budget or search over the whole network, and for ratios allotted to layers by comparing "
+        "them. Fixed equal ratios per layer are local.",
         "Cheng, Zhang & Shi, section 7.5",
     )
     LOCAL = (
         "local",
         "Local",
         "Units compete inside their layer, row or group only.",
-        "Give it for per-layer, per-row and N:M choices. Ratios found first by a search over the network, then cut per layer, get both.",
+        "Give it for per-layer, per-row and N:M choices. Ratios found by comparing layers are global.",
         "Cheng, Zhang & Shi, section 7.5",
     )
 
@@ -775,8 +781,7 @@ class Supervision(Term):
         "supervised",
         "Supervised",
         "Labels enter the decision or the training that carries it.",
-        "Give it when a labelled loss is named or plain from the task (classification loss, Taylor score). Data-free scores alone stay "
-        "empty.",
+        "Give it when the text speaks of labels or supervision in the pruning itself. That the task is classification is not enough.",
         "ours; the axis is Cheng, Zhang & Shi, section 7.10",
     )
     SEMI_SUPERVISED = (
@@ -816,8 +821,8 @@ class Network(Term):
         "cnn",
         "Convolutional network",
         "Networks made of convolutions: LeNet, VGG, ResNet, MobileNet and kin.",
-        "Give it when convolutions, filters or such a network are named. Hybrid detectors and segmenters with convolutional backbones "
-        "count.",
+        "Give it when convolutions, filters or such a network are named, or the survey's list files the paper under CNNs. A data set "
+        "of images alone is not enough; hybrid detectors and segmenters with convolutional backbones count.",
         "ours",
     )
     RNN = (
@@ -935,7 +940,7 @@ class Application(Term):
         "image_classification",
         "Image classification",
         "One label per image: MNIST, CIFAR, ImageNet and kin.",
-        "Give it when the task or such a data set is named. Detection and segmentation have their own values.",
+        "Give it when the task, such a data set, or top-1 accuracy is named. Detection and segmentation have their own values.",
         "ours",
     )
     OBJECT_DETECTION = (
@@ -1005,16 +1010,16 @@ class Application(Term):
         "language_understanding",
         "Language understanding",
         "Classification and inference on text: GLUE, sentiment, entailment.",
-        "Give it when such tasks or GLUE are named, or the list says so. Extractive answers are question_answering; zero-shot common "
-        "sense of language models is reasoning.",
+        "Give it when such tasks or GLUE are named, or the list says NLP of a language encoder. Extractive answers are "
+        "question_answering; zero-shot common sense of language models is reasoning.",
         "ours",
     )
     LANGUAGE_MODELING = (
         "language_modeling",
         "Language modelling",
         "Foretelling words, measured by perplexity.",
-        "Give it when perplexity, language modelling or generative language models as such are named. Tasks asked of the model get "
-        "their own values.",
+        "Give it when perplexity, language modelling or large language models as such are named. Tasks asked of the model get their "
+        "own values besides.",
         "ours",
     )
     QUESTION_ANSWERING = (
