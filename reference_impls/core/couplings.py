@@ -160,15 +160,14 @@ def _attention(trace: Trace, call: Call) -> list[Axes]:
     for x in (key, value):
         shared = len(heads.labels) // len(x.axes[1].labels)
         trace.join(heads, Axis(np.repeat(x.axes[1].labels, shared)))
-    # the default scale is a function of the size of a head
-    trace.refuse("attention with an unsplit head", (x.axes[-1] for x in (query, key, value)))
+    trace.fix(x.axes[-1] for x in (query, key, value))  # a head goes whole: the default scale is a function of its size
     mask = call.kwargs.get("attn_mask")
     if mask is not None and len(mask.axes) == 4 and len(mask.axes[1].labels) == len(heads.labels):
         trace.join(heads, mask.axes[1])
     return [(query.axes[0], Axis(heads.labels, value.axes[1].zero), query.axes[2], fixed(value.tensor.shape[-1]))]
 
 
-@_rule("_softmax", "_log_softmax")
+@_rule("_softmax", "_log_softmax", "_safe_softmax")
 def _softmax(trace: Trace, call: Call) -> list[Axes]:
     x, dim = call.args[:2]
     trace.refuse("softmax over removable units", [x.axes[dim]])

@@ -133,8 +133,9 @@ def dependency_groups(model: nn.Module, *inputs) -> list[Group]:
     rooted, producing, inexact = (_marked(trace.count, labels) for labels in (trace.roots, trace.producing, trace.inexact))
     free = unit != unit[0]
     # units made by one layer belong to one group
-    starts = np.array([labels[0] for _, _, labels in trace.state if len(labels)])
-    of_state = np.arange(1, trace.state[-1][2][-1] + 1) if len(starts) else starts
+    filled = [entry for entry in trace.state if len(entry[2])]
+    starts = np.array([labels[0] for _, _, labels in filled], dtype=np.int64)
+    of_state = np.arange(1, 1 + sum(len(labels) for _, _, labels in filled))  # the first labels of the trace
     dimension = np.searchsorted(starts, of_state, side="right") - 1
     made = of_state[rooted[of_state] & free[of_state]]
     first = np.full(len(starts), -1)
@@ -152,7 +153,6 @@ def dependency_groups(model: nn.Module, *inputs) -> list[Group]:
     names: dict[int, str] = {}
     members: dict[int, list[tuple[bool, Member]]] = defaultdict(list)
     buffers = {name for name, _ in model.named_buffers()}
-    filled = [entry for entry in trace.state if len(entry[2])]
     touched = of_state[number[unit[of_state]] >= 0]
     for pair in np.unique(dimension[touched - 1] * trace.count + group[unit[touched]]).tolist():
         d, g = divmod(pair, trace.count)

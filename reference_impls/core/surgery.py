@@ -31,7 +31,6 @@ def remove(model: nn.Module, groups: Iterable[Group], kept: Kept) -> nn.Module:
     stays = _stays(groups, kept, tensors)
     for (name, dim), keep in stays.items():
         tensors[name].data = tensors[name].data.index_select(dim, keep.nonzero().flatten().to(tensors[name].device))
-        tensors[name].grad = None
     for group in groups:
         for path, attribute in group.attributes if group.name in kept else ():
             module = small.get_submodule(path)

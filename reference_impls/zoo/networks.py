@@ -29,7 +29,7 @@ def _seeded(build: Callable[..., nn.Module]) -> Callable[..., nn.Module]:
 
 
 @_seeded
-def mlp(sizes: Sequence[int]) -> nn.Sequential:
+def mlp(sizes: Sequence[int] = (64, 16, 10)) -> nn.Sequential:
     """Linear layers of the given sizes, from inputs to classes, with ReLU between them; images are flattened."""
     layers: list[nn.Module] = [nn.Flatten()]
     for inward, outward in pairwise(sizes):
