@@ -1,0 +1,173 @@
+"""Serve the built site to this machine: compressed, cached, and under a strict content security policy."""
+
+import errno
+import gzip
+import hashlib
+import mimetypes
+from functools import lru_cache
+from http import HTTPStatus
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from urllib.parse import unquote, urlsplit
+
+import typer
+from rich.console import Console
+
+HOST = "127.0.0.1"
+POLICY = "; ".join(
+    (
+        "default-src 'none'",
+        "script-src 'self'",
+        "style-src 'self'",
+        "img-src 'self' data:",
+        "font-src 'self'",
+        "connect-src 'self'",
+        "base-uri 'none'",
+        "form-action 'self'",
+        "frame-ancestors 'none'",
+        "require-trusted-types-for 'script'",
+    )
+)
+HEADERS = {
+    "Content-Security-Policy": POLICY,
+    "X-Content-Type-Options": "nosniff",
+    "Referrer-Policy": "no-referrer",
+    "Cross-Origin-Opener-Policy": "same-origin",
+    "Cross-Origin-Resource-Policy": "same-origin",
+}
+TYPES = {
+    ".html": "text/html; charset=utf-8",
+    ".css": "text/css; charset=utf-8",
+    ".js": "text/javascript; charset=utf-8",
+    ".json": "application/json; charset=utf-8",
+    ".svg": "image/svg+xml; charset=utf-8",
+    ".txt": "text/plain; charset=utf-8",
+    ".xml": "application/xml; charset=utf-8",
+    ".woff2": "font/woff2",
+}
+COMPRESSED = ("text/", "application/json", "application/xml", "image/svg+xml")
+SMALLEST = 600
+"""Bytes below which compressing does not pay."""
+
+
+def serve(folder: Path, port: int) -> None:
+    """Serve a folder at http://127.0.0.1:<port> until it is interrupted; port 0 takes any free one.
+
+    Raises:
+        typer.Exit: the port is taken, or the folder is not there; the reason is printed.
+    """
+    console = Console(stderr=True, highlight=False)
+    try:
+        server = make_server(folder, port)
+    except OSError as error:
+        if error.errno != errno.EADDRINUSE:
+            raise
+        console.print(f"Port {port} is taken by another program. Take another one: make serve PORT={port + 1}")
+        raise typer.Exit(1) from None
+    console.print(f"Pruning Atlas at http://{HOST}:{server.server_port}  (Ctrl-C stops)")
+    try:
+        server.serve_forever()
+    except KeyboardInterrupt:
+        console.print("Stopped")
+    finally:
+        server.server_close()
+
+
+def make_server(folder: Path, port: int) -> ThreadingHTTPServer:
+    """A server that is bound but does not run yet.
+
+    Raises:
+        OSError: the port is taken.
+    """
+    root = folder.resolve()
+
+    class Handler(_Handler):
+        folder = root
+
+    return _Server((HOST, port), Handler)
+
+
+class _Server(ThreadingHTTPServer):
+    # two servers must not share a port in silence
+    allow_reuse_address = True
+    allow_reuse_port = False
+    daemon_threads = True
+
+
+class _Handler(BaseHTTPRequestHandler):
+    folder: Path
+    protocol_version = "HTTP/1.1"
+    server_version = "PruningAtlas"
+    sys_version = ""
+
+    def do_GET(self) -> None:
+        self._answer(with_body=True)
+
+    def do_HEAD(self) -> None:
+        self._answer(with_body=False)
+
+    def _answer(self, *, with_body: bool) -> None:
+        address = urlsplit(self.path)
+        path = self._file(unquote(address.path))
+        if path is not None and path.is_dir():
+            if not address.path.endswith("/"):
+                # one leading slash only: `//host/` would be an address of another host
+                target = "/" + address.path.strip("/") + "/" + (f"?{address.query}" if address.query else "")
+                self._send(HTTPStatus.MOVED_PERMANENTLY, {"Location": target}, b"", with_body)
+                return
+            path = path / "index.html"
+        if path is None or not path.is_file():
+            missing = self.folder / "404.html"
+            body = missing.read_bytes() if missing.is_file() else b"Not found"
+            self._send(HTTPStatus.NOT_FOUND, {"Content-Type": TYPES[".html"], "Cache-Control": "no-store"}, body, with_body)
+            return
+        kind = TYPES.get(path.suffix) or mimetypes.guess_type(path.name)[0] or "application/octet-stream"
+        wanted = self.headers.get("Accept-Encoding", "")
+        compress = kind.startswith(COMPRESSED) and any(
+            part.strip().split(";")[0] == "gzip" and "q=0" not in part.replace("q=0.", "") for part in wanted.split(",")
+        )
+        state = path.stat()
+        body, mark, compressed = _read(path, state.st_mtime_ns, state.st_size, compress)
+        headers = {
+            "Content-Type": kind,
+            "ETag": mark,
+            "Vary": "Accept-Encoding",
+            # a rebuilt site must show at once; fonts never change under the same name
+            "Cache-Control": "max-age=31536000, immutable" if path.suffix == ".woff2" else "no-cache",
+        }
+        if compressed:
+            headers["Content-Encoding"] = "gzip"
+        if mark in (known.strip() for known in self.headers.get("If-None-Match", "").split(",")):
+            self._send(HTTPStatus.NOT_MODIFIED, headers, None, with_body)
+        else:
+            self._send(HTTPStatus.OK, headers, body, with_body)
+
+    def _file(self, address: str) -> Path | None:
+        """What the address names inside the folder; None if it leads out of it."""
+        if "\0" in address:
+            return None
+        path = (self.folder / address.lstrip("/")).resolve()
+        return path if path.is_relative_to(self.folder) else None
+
+    def _send(self, status: HTTPStatus, headers: dict[str, str], body: bytes | None, with_body: bool) -> None:
+        self.send_response(status)
+        for name, value in {**HEADERS, **headers}.items():
+            self.send_header(name, value)
+        if body is not None:
+            self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        if with_body and body is not None:
+            self.wfile.write(body)
+
+    def log_message(self, format: str, *args: object) -> None:
+        """Say nothing: the browser shows what went wrong."""
+
+
+@lru_cache(maxsize=512)
+def _read(path: Path, changed: int, size: int, compress: bool) -> tuple[bytes, str, bool]:
+    """(content, entity tag, whether it is compressed); `changed` and `size` make a changed file a new question."""
+    content = path.read_bytes()
+    mark = hashlib.sha256(content).hexdigest()[:20]
+    if compress and size >= SMALLEST:
+        return gzip.compress(content, 6, mtime=0), f'"{mark}-gzip"', True
+    return content, f'"{mark}"', False

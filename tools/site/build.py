@@ -1,0 +1,70 @@
+"""From the database to the site: record snippets, write pages and data, let MkDocs render them."""
+
+import logging
+import shutil
+from pathlib import Path
+
+from mkdocs.commands.build import build as render
+from mkdocs.config import load_config
+from rich.console import Console
+
+from catalog import Catalog
+from tools.site import facets, snippets
+from tools.site.pages import Pages
+
+ROOT = Path(__file__).parents[2]
+SOURCES = ROOT / "site_src"
+
+console = Console(stderr=True)
+
+
+def build(database: Path, out: Path, *, records: Path | None = None) -> None:
+    """Build the whole site.
+
+    Args:
+        database: the catalog's SQLite file.
+        out: folder that holds the site afterwards; the pages that MkDocs reads are written beside it, to `pages`.
+        records: folder of snippet recordings to show as they are; by default those of `build/snippets`, brought up to date first.
+
+    Raises:
+        CatalogError: there is no catalog there.
+        mkdocs.exceptions.Abort: MkDocs warned of something, a broken link for example.
+    """
+    if records is None:
+        for recording in snippets.record():
+            if recording.error:
+                console.print(f"[yellow]snippet {recording.module}: {recording.error}", highlight=False)
+    pages = out.with_name("pages")
+    with Catalog.open(database) as atlas:
+        write(atlas, database, pages, records or snippets.RECORDS)
+        _render(pages, out, len(atlas))
+
+
+def write(atlas: Catalog, database: Path, pages: Path, records: Path) -> None:
+    """Write everything that MkDocs reads into the folder `pages`."""
+    shutil.rmtree(pages, ignore_errors=True)
+    papers = atlas.papers()
+    Pages(atlas, papers, pages, records).write()
+    facets.write(atlas, database, papers, pages / "data")
+    shutil.copytree(SOURCES / "docs", pages / "docs")
+    shutil.copytree(SOURCES / "static", pages / "static")
+
+
+def _render(pages: Path, out: Path, papers: int) -> None:
+    speak = _Speak(logging.WARNING)
+    logger = logging.getLogger("mkdocs")
+    logger.setLevel(logging.WARNING)
+    logger.addHandler(speak)
+    try:
+        config = load_config(str(ROOT / "mkdocs.yml"), docs_dir=str(pages), site_dir=str(out), strict=True)
+        with console.status(f"Rendering {papers} papers"):
+            render(config)
+    finally:
+        logger.removeHandler(speak)
+
+
+class _Speak(logging.Handler):
+    """Prints what MkDocs warns of: on its own it only counts the warnings, and ends."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        console.print(record.getMessage(), highlight=False, markup=False)
