@@ -83,5 +83,7 @@ def run(module: ModuleType, model: nn.Module, batches: Batches, amount: Amount, 
     network = copy.deepcopy(model)
     if kind == "callbacks":
         steps = epochs * sum(1 for _ in batches)
+        if epochs and not steps:
+            raise ValueError("batches: none given, or they cannot be iterated again")
         return fit(network, batches, epochs, module.callbacks(network, amount, steps=steps, **options))
     return fit(module.wrap(network, amount, **options), batches, epochs)

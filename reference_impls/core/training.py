@@ -36,7 +36,10 @@ def momentum_sgd(parameters: list[nn.Parameter], learning_rate: float = 0.1) -> 
 
 
 class Callback:
-    """What a pruning method does while a network trains. Every hook is optional."""
+    """What a pruning method does while a network trains. Every hook is optional.
+
+    A callback that holds a mask over weights shows it, as it is now, as its attribute `masks`: a weight that is kept may be 0 as well.
+    """
 
     def start(self, model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
         """Before the first step; may parametrize the model or insert modules (and give the optimizer their parameters)."""

@@ -35,7 +35,7 @@ class GradualPruning(Callback):
     """Prunes at steps t_0, t_0 + Δt, ..., t_0 + n Δt, and keeps what is pruned at zero.
 
     Attributes:
-        kept: the masks now, from `start` on.
+        masks: those of now, from `start` on.
     """
 
     def __init__(self, final: float, initial: float, begin: int, every: int, prunings: int) -> None:
@@ -43,7 +43,7 @@ class GradualPruning(Callback):
 
     def start(self, model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
         self.step = 0
-        self.kept = {name: torch.ones_like(weight, dtype=torch.bool) for name, weight in prunable_weights(model).items()}
+        self.masks = {name: torch.ones_like(weight, dtype=torch.bool) for name, weight in prunable_weights(model).items()}
         self._prune(model)
 
     def after_step(self, model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
@@ -56,9 +56,9 @@ class GradualPruning(Callback):
             # s_t = s_f + (s_i - s_f) (1 - (t - t_0) / (n Δt))^3
             now = cubic_sparsity(self.step, self.begin, self.begin + self.prunings * self.every, self.final, self.initial)
             # pruned weights go first: of weights that train to exactly 0, none may change places with them
-            scores = {name: w.detach().abs().masked_fill(~self.kept[name], -1.0) for name, w in prunable_weights(model).items()}
-            self.kept = keep_highest(scores, now, "layer")
-        apply_masks(model, self.kept)
+            scores = {name: w.detach().abs().masked_fill(~self.masks[name], -1.0) for name, w in prunable_weights(model).items()}
+            self.masks = keep_highest(scores, now, "layer")
+        apply_masks(model, self.masks)
 
 
 def callbacks(

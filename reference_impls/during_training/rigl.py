@@ -34,6 +34,7 @@ NETWORK = "lenet_300_100"
 # no exact_count: the layers' densities differ, and each layer rounds its own
 # no identity_at_zero: a step that moves connections does not train, even where there is nothing to move
 TRAITS = frozenset({"regrows"})
+QUICK = {"every": 2}  # so that connections move more than once in a run of a few steps
 
 
 def random_masks(model: nn.Module, density: float, generator: torch.Generator | None = None) -> Masks:
@@ -74,15 +75,15 @@ class DropAndGrow(Callback):
     """Moves connections every `every` steps before step `end`, and keeps inactive weights at zero.
 
     Attributes:
-        active: the masks now.
+        masks: the active connections now.
     """
 
-    def __init__(self, active: Masks, fraction: float, every: int, end: int) -> None:
-        self.active, self.fraction, self.every, self.end = active, fraction, every, end
+    def __init__(self, masks: Masks, fraction: float, every: int, end: int) -> None:
+        self.masks, self.fraction, self.every, self.end = masks, fraction, every, end
         self.step = 0
 
     def start(self, model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
-        apply_masks(model, self.active)
+        apply_masks(model, self.masks)
 
     def after_backward(self, model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
         if self.step % self.every == 0 and self.step < self.end:
@@ -91,11 +92,11 @@ class DropAndGrow(Callback):
         else:
             for name, weight in prunable_weights(model).items():
                 if weight.grad is not None:
-                    weight.grad.mul_(self.active[name])
+                    weight.grad.mul_(self.masks[name])
         self.step += 1
 
     def after_step(self, model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
-        apply_masks(model, self.active)
+        apply_masks(model, self.masks)
 
     def _move(self, model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
         # f(t) = α/2 (1 + cos(t π / T_end))
@@ -103,9 +104,9 @@ class DropAndGrow(Callback):
         for name, weight in prunable_weights(model).items():
             if weight.grad is None:
                 continue
-            before = self.active[name]
-            self.active[name] = drop_and_grow(weight.detach(), weight.grad, before, fraction)
-            new = self.active[name] & ~before
+            before = self.masks[name]
+            self.masks[name] = drop_and_grow(weight.detach(), weight.grad, before, fraction)
+            new = self.masks[name] & ~before
             for state in optimizer.state.get(weight, {}).values():
                 if isinstance(state, Tensor) and state.shape == weight.shape:
                     state[new] = 0
@@ -128,7 +129,7 @@ def callbacks(
         amount: the fraction of all weights that is absent, in [0, 1).
         steps: optimizer steps of the whole run, at least 1.
         fraction: α of the active connections that move at first, in [0, 1].
-        every: steps ΔT between two moves; by default 100, or a twentieth of a shorter run.
+        every: steps ΔT between two moves; by default 100, in a shorter run a twentieth of it, but at least 5: a move trains nothing.
         end: step T_end from which on none moves; by default three quarters of the run.
         generator: draws the first connections; the default generator if None.
 
@@ -140,7 +141,7 @@ def callbacks(
         raise ValueError(f"steps: {steps} is below 1")
     if not 0 <= fraction <= 1:
         raise ValueError(f"fraction: {fraction} is not in [0, 1]")
-    every = max(1, min(100, steps // 20)) if every is None else every
+    every = max(5, min(100, steps // 20)) if every is None else every
     if every < 1:
         raise ValueError(f"every: {every} steps is below 1")
     return [DropAndGrow(random_masks(model, density, generator), fraction, every, 3 * steps // 4 if end is None else end)]

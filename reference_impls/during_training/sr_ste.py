@@ -65,7 +65,7 @@ class SparseRefined(Callback):
 
     Attributes:
         dense: the dense weights, from `start` on.
-        kept: the masks now, from `start` on.
+        masks: those of now, from `start` on.
     """
 
     def __init__(self, pattern: NM, decay: float) -> None:
@@ -79,15 +79,15 @@ class SparseRefined(Callback):
         for name, weight in prunable_weights(model).items():
             weight.copy_(self.dense[name])
             if weight.grad is not None:
-                weight.grad.copy_(refined_gradient(weight.grad, weight, self.kept[name], self.decay))
+                weight.grad.copy_(refined_gradient(weight.grad, weight, self.masks[name], self.decay))
 
     def after_step(self, model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
         self._make_sparse(model)
 
     def _make_sparse(self, model: nn.Module) -> None:
         self.dense = {name: weight.detach().clone() for name, weight in prunable_weights(model).items()}
-        self.kept = n_m_masks(model, self.pattern)
-        apply_masks(model, self.kept)
+        self.masks = n_m_masks(model, self.pattern)
+        apply_masks(model, self.masks)
 
 
 def callbacks(model: nn.Module, amount: Amount, *, steps: int, decay: float = 2e-4) -> list[Callback]:

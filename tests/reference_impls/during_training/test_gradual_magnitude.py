@@ -86,7 +86,7 @@ def test_a_weight_that_is_zero_by_itself_does_not_free_a_pruned_one():
     pruning.start(model, None)
     model[0].weight.data[0, 0] = 0.0
     pruning.after_step(model, None)
-    assert pruning.kept["0.weight"].tolist() == [[True, False, True, True]]
+    assert pruning.masks["0.weight"].tolist() == [[True, False, True, True]]
 
 
 @pytest.mark.parametrize("amount", [0.5, 0.9])

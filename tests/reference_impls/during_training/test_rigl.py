@@ -52,7 +52,7 @@ class Watch(Callback):
         self.after_step(model, optimizer)
 
     def after_step(self, model, optimizer):
-        self.masks.append(dict(self.moving.active))
+        self.masks.append(dict(self.moving.masks))
         self.weights.append({name: weight.detach().clone() for name, weight in model.named_parameters()})
 
 
@@ -117,13 +117,13 @@ def test_a_new_connection_has_no_past_in_the_optimizer(optimizer):
 
     [moving] = rigl.callbacks(model, 0.7, steps=40, every=5)
     fit(model, [(torch.randn(16, 12), torch.randint(4, (16,))) for _ in range(10)], 1, [moving, Probe()], optimizer=optimizer)
-    weight, before, stepper = model[2].weight, moving.active["2.weight"], kept["optimizer"]
+    weight, before, stepper = model[2].weight, moving.masks["2.weight"], kept["optimizer"]
     moments = [state for state in stepper.state[weight].values() if isinstance(state, torch.Tensor) and state.shape == weight.shape]
     for moment in moments:
         moment.fill_(1.0)
     cross_entropy(model(torch.randn(16, 12)), torch.randint(4, (16,))).backward()
     moving.after_backward(model, stepper)  # step 10: connections move
-    new = moving.active["2.weight"] & ~before
+    new = moving.masks["2.weight"] & ~before
     assert new.any() and moments
     for moment in moments:
         assert torch.equal(moment == 0, new)
@@ -139,7 +139,7 @@ def test_inactive_weights_gather_no_momentum():
 
     moving = rigl.callbacks(model, 0.7, steps=8, end=0)
     fit(model, [(torch.randn(16, 12), torch.randint(4, (16,))) for _ in range(8)], 1, [*moving, Probe()])
-    for name, mask in moving[0].active.items():
+    for name, mask in moving[0].masks.items():
         momentum = kept["optimizer"].state[model.get_parameter(name)]["momentum_buffer"]
         assert momentum[mask].any() and not momentum[~mask].any()
 

@@ -134,7 +134,7 @@ def test_the_refinement_calms_the_masks_and_the_opposite_sign_stirs_them(monkeyp
 
             class Watch(Callback):
                 def after_step(self, model, optimizer):
-                    masks.append(training.kept)
+                    masks.append(training.masks)
 
             fit(model, data, 5, [training, Watch()])
             reached.append(accuracy(model, [test]))
