@@ -24,9 +24,9 @@ FIELDS = (
 
 # without "specials", so that an apostrophe or a dash means the same in a value with and without LaTeX in it
 _WALKER = latexwalker.get_default_latex_context_db().filter_context(keep_which=["macros", "environments"])
-_DECODER = latex2text.LatexNodes2Text(
-    latex_context=latex2text.get_default_latex_context_db().filter_context(keep_which=["macros", "environments"]), math_mode="text"
-)
+_MACROS = latex2text.get_default_latex_context_db().filter_context(keep_which=["macros", "environments"])
+_MACROS.add_context_category("ascii", prepend=True, macros=[latex2text.MacroTextSpec("textasciicircum", simplify_repl="^")])
+_DECODER = latex2text.LatexNodes2Text(latex_context=_MACROS, math_mode="text")
 _ESCAPES = {
     **{character: f"\\{character}" for character in "&%$#_{}"},
     "\\": r"\textbackslash{}",
@@ -119,7 +119,9 @@ def people(author: str) -> Iterator[Person]:
         except InvalidNameError as error:
             raise ValueError(f"author `{name}`: {error.reason}; allowed: Family, Given or Family, Suffix, Given") from error
         given, particle, family, suffix = (decode(" ".join(part)) for part in (parts.first, parts.von, parts.last, parts.jr))
-        if not family or (family == "others" and not given):
+        # a word `and` that is left over joins nobody: an `and` too many, or one at an end
+        joins_nobody = "and" in (*parts.first, *parts.von, *parts.last)
+        if not family or joins_nobody or (family == "others" and not given):
             raise ValueError(f"author `{name}`; allowed: every author by name")
         yield Person(given=given, family=f"{particle} {family}".strip(), suffix=suffix)
 

@@ -23,13 +23,13 @@ def _asked(config):
     return {axis: set(values) for axis in ("paper", *AXES) if (values := config.getoption(f"--{axis}"))}
 
 
-def _modules(asked):
-    """Modules, `folder.name`, that the selected papers link to."""
+def _modules(asked, root):
+    """Modules, `folder.name`, that the selected papers of the catalog under a root link to."""
     from catalog.problem import not_allowed
     from catalog.read import read
     from schema.terms import FACETS
 
-    papers = read().papers
+    papers = read(root).papers
     known = {"paper": [paper.key for paper in papers]} | {axis: list(map(str, FACETS[axis])) for axis in AXES}
     for axis, values in asked.items():
         for value in values - set(known[axis]):
@@ -59,7 +59,7 @@ def pytest_collection_modifyitems(config, items):
     asked = _asked(config)
     if not asked:
         return
-    modules = _modules(asked)
+    modules = _modules(asked, config.rootpath)
     words = " ".join(f"--{axis} {value}" for axis, values in asked.items() for value in sorted(values))
     kept = [item for item in items if _module_of(item) in modules]
     if not kept:

@@ -1,0 +1,1 @@
+from tests.garden import garden  # noqa: F401
