@@ -129,34 +129,22 @@ def dependency_groups(model: nn.Module, *inputs) -> list[Group]:
         ValueError: the model's output holds no tensor.
     """
     trace = _run(model, inputs)
-    unit = _components(trace.count, trace.joined)
-    rooted, producing, inexact = (_marked(trace.count, labels) for labels in (trace.roots, trace.producing, trace.inexact))
-    free = unit != unit[0]
-    # units made by one layer belong to one group
     filled = [entry for entry in trace.state if len(entry[2])]
     starts = np.array([labels[0] for _, _, labels in filled], dtype=np.int64)
-    of_state = np.arange(1, 1 + sum(len(labels) for _, _, labels in filled))  # the first labels of the trace
-    dimension = np.searchsorted(starts, of_state, side="right") - 1
-    made = of_state[rooted[of_state] & free[of_state]]
-    first = np.full(len(starts), -1)
-    first[dimension[made - 1][::-1]] = unit[made][::-1]
-    group = _components(trace.count, [(first[dimension[made - 1]], unit[made])])
-
-    # number the units of a group in the order in which its layers make them
-    units, place = np.unique(unit[made], return_index=True)
-    units = units[np.argsort(place)]
-    number, size = np.full(trace.count, -1), np.zeros(trace.count, dtype=np.int64)
-    for g in dict.fromkeys(group[units].tolist()):
-        own = units[group[units] == g]
-        number[own], size[g] = np.arange(len(own)), len(own)
+    index = np.arange(1, 1 + sum(len(labels) for _, _, labels in filled))  # all indices of all tensors, by their labels
+    place = np.searchsorted(starts, index, side="right") - 1  # in `filled`
+    rooted, producing, inexact = (_marked(trace.count, labels) for labels in (trace.roots, trace.producing, trace.inexact))
+    unit = _components(trace.count, trace.joined)
+    made = rooted[index] & (unit[index] != unit[0])
+    group, number, size = _numbered(trace.count, unit[index[made]], place[made])
 
     names: dict[int, str] = {}
     members: dict[int, list[tuple[bool, Member]]] = defaultdict(list)
     buffers = {name for name, _ in model.named_buffers()}
-    touched = of_state[number[unit[of_state]] >= 0]
-    for pair in np.unique(dimension[touched - 1] * trace.count + group[unit[touched]]).tolist():
-        d, g = divmod(pair, trace.count)
-        name, dim, labels = filled[d]
+    touched = number[unit[index]] >= 0
+    for pair in np.unique(place[touched] * trace.count + group[unit[index[touched]]]).tolist():
+        entry, g = divmod(pair, trace.count)
+        name, dim, labels = filled[entry]
         if g not in names and rooted[labels].any():
             names[g] = _unique(name.removesuffix(".weight"), list(names.values()))
         makes = name in buffers or bool(producing[labels].any())
@@ -177,6 +165,27 @@ def dependency_groups(model: nn.Module, *inputs) -> list[Group]:
         )
         for g, name in names.items()
     ]
+
+
+def _numbered(count: int, units: np.ndarray, place: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Of every unit the group and its number there, -1 for none, and of every group the size.
+
+    Units that one layer makes belong to one group; they are numbered in the order in which its layers make them.
+
+    Args:
+        count: of all units.
+        units: those that weights make, in order.
+        place: which dimension of which weight makes each of them.
+    """
+    layers, starts = np.unique(place, return_index=True)
+    group = _components(count, [(units[starts][np.searchsorted(layers, place)], units)])
+    number, size = np.full(count, -1), np.zeros(count, dtype=np.int64)
+    distinct, first = np.unique(units, return_index=True)
+    ordered = distinct[np.argsort(first)]
+    for g in np.unique(group[ordered]).tolist():
+        own = ordered[group[ordered] == g]
+        number[own], size[g] = np.arange(len(own)), len(own)
+    return group, number, size
 
 
 def _marked(count: int, labels: list[np.ndarray]) -> np.ndarray:

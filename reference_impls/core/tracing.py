@@ -78,6 +78,10 @@ class Trace(TorchDispatchMode):
                     self.state += [(name, dim, axis.labels) for dim, axis in enumerate(axes)]
                     self._known[id(tensor)] = Traced(tensor, axes, True)
 
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        return False  # nothing is compiled here, and importing the compiler takes most of a second
+
     def fresh(self, size: int) -> np.ndarray:
         self.count += size
         return np.arange(self.count - size, self.count)
