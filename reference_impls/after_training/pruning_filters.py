@@ -31,9 +31,9 @@ UNIT = "filter"
 GROUP = "layer"
 AMOUNTS = (Sparsity,)
 NETWORK = "resnet8"
-# weights_only does not hold: the choice needs the weights alone, but retraining is part of the method
+# weights_only is said of the choice of filters; the retraining that belongs to the method reads data
 # idempotent does not hold: the smallest of what is left would go
-TRAITS = frozenset({"exact_count", "identity_at_zero", "shrinks"})
+TRAITS = frozenset({"exact_count", "identity_at_zero", "weights_only", "shrinks"})
 
 
 def deciding_weights(model: nn.Module, groups: Iterable[Group]) -> dict[Group, Member]:

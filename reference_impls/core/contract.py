@@ -20,7 +20,7 @@ from torch import nn
 import reference_impls
 from reference_impls.core.amounts import Amount
 from reference_impls.core.masks import masked
-from reference_impls.core.training import Batches, Callback, accuracy, fit
+from reference_impls.core.training import Batches, Callback, OwnPenalty, accuracy, fit
 
 FOLDERS = ("before_training", "during_training", "after_training", "run_time", "fusion")
 ENTRIES = ("masks", "prune", "callbacks", "wrap")
@@ -86,4 +86,4 @@ def run(module: ModuleType, model: nn.Module, batches: Batches, amount: Amount, 
         if epochs and not steps:
             raise ValueError("batches: none given, or they cannot be iterated again")
         return fit(network, batches, epochs, module.callbacks(network, amount, steps=steps, **options))
-    return fit(module.wrap(network, amount, **options), batches, epochs)
+    return fit(module.wrap(network, amount, **options), batches, epochs, [OwnPenalty()])

@@ -62,6 +62,13 @@ class Callback:
         return model
 
 
+class OwnPenalty(Callback):
+    """Adds the penalty of the model itself, as a network has that decides per input."""
+
+    def penalty(self, model: nn.Module) -> Tensor | float:
+        return model.penalty()
+
+
 class HoldMasks(Callback):
     """Keep pruned weights at zero while the others train."""
 
