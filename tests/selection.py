@@ -25,7 +25,7 @@ def _asked(config):
 
 def _modules(asked, root):
     """Modules, `folder.name`, that the selected papers of the catalog under a root link to."""
-    from catalog.problem import not_allowed
+    from catalog.problem import hint, not_allowed
     from catalog.read import read
     from schema.terms import FACETS
 
@@ -33,7 +33,11 @@ def _modules(asked, root):
     known = {"paper": [paper.key for paper in papers]} | {axis: list(map(str, FACETS[axis])) for axis in AXES}
     for axis, values in asked.items():
         for value in values - set(known[axis]):
-            raise pytest.UsageError(f"--{axis}: {not_allowed('key' if axis == 'paper' else axis, value, known[axis])}")
+            if axis == "paper":
+                message = f"unknown key `{value}`{hint(value, known[axis])}; allowed: what `pruning-atlas query --format keys` lists"
+            else:
+                message = not_allowed(axis, value, known[axis])
+            raise pytest.UsageError(f"--{axis}: {message}")
     selected = [
         paper
         for paper in papers
@@ -55,15 +59,27 @@ def _module_of(item):
     return None
 
 
+_SELECTED = pytest.StashKey[set[str]]()
+
+
+def pytest_configure(config):
+    """Before xdist starts its workers: what they raise reads as a crash."""
+    if asked := _asked(config):
+        config.stash[_SELECTED] = _modules(asked, config.rootpath)
+        if not config.stash[_SELECTED]:
+            raise pytest.UsageError(f"{_words(asked)}: no paper matches")
+
+
 def pytest_collection_modifyitems(config, items):
-    asked = _asked(config)
-    if not asked:
+    if _SELECTED not in config.stash:
         return
-    modules = _modules(asked, config.rootpath)
-    words = " ".join(f"--{axis} {value}" for axis, values in asked.items() for value in sorted(values))
+    modules = config.stash[_SELECTED]
     kept = [item for item in items if _module_of(item) in modules]
-    if not kept:
-        reason = f"no test among those collected for {', '.join(sorted(modules))}" if modules else "no paper matches"
-        raise pytest.UsageError(f"{words}: {reason}")
+    if not kept and not hasattr(config, "workerinput"):
+        raise pytest.UsageError(f"{_words(_asked(config))}: no test among those collected for {', '.join(sorted(modules))}")
     config.hook.pytest_deselected(items=[item for item in items if item not in set(kept)])
     items[:] = kept
+
+
+def _words(asked):
+    return " ".join(f"--{axis} {value}" for axis, values in asked.items() for value in sorted(values))

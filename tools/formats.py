@@ -9,6 +9,11 @@ from typing import Any
 from schema.records import Measurement, Paper
 from schema.terms import AXES
 
+
+def _values(axis: str) -> Callable[[Paper], list[str]]:
+    return lambda paper: [str(value) for value in paper.tags(axis)]
+
+
 FIELDS: dict[str, Callable[[Paper], Any]] = {
     "key": lambda paper: paper.key,
     "title": lambda paper: paper.title,
@@ -31,7 +36,7 @@ FIELDS: dict[str, Callable[[Paper], Any]] = {
     "source": lambda paper: paper.source,
     "code": lambda paper: list(paper.code),
     "kind": lambda paper: str(paper.kind),
-    **{axis: lambda paper, axis=axis: [str(value) for value in paper.tags(axis)] for axis in AXES},
+    **{axis: _values(axis) for axis in AXES},
     "how_note": lambda paper: paper.taxonomy.how_note,
     "evidence": lambda paper: {axis: str(evidence) for axis, evidence in paper.evidence.items()},
     "references": lambda paper: [
