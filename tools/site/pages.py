@@ -6,7 +6,7 @@ ever read as markup.
 
 import json
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -188,6 +188,7 @@ class Pages:
         return {
             "axis": AXIS[axis],
             "term": term,
+            "rule": prose.rule(term.rule, _address_from(axis)),
             "siblings": list(FACETS[axis]),
             "counts": counts,
             "papers": listed,
@@ -262,6 +263,16 @@ def _tag_rows(paper: Paper, axes: Iterable[str]) -> Iterable[tuple[Any, tuple[Te
         if axis in AXES and (terms := paper.tags(axis)):
             evidence = "settings" if axis in SETTINGS else axis
             yield AXIS[axis], terms, paper.evidence.get(evidence) if evidence in EVIDENCE_AXES else None
+
+
+def _address_from(axis: str) -> Callable[[str], str | None]:
+    """From a value's page to the page of another value: of the same axis if it has one of that name, else of the first that has."""
+
+    def address(value: str) -> str | None:
+        holder = next((name for name in (axis, *FACETS) if value in list(FACETS[name])), None)
+        return f"../../{holder}/{value}/" if holder else None
+
+    return address
 
 
 def _by_relation(implementation: Implementation) -> list[tuple[Relation, list[Any]]]:

@@ -28,6 +28,7 @@ SECTION = re.compile(r"(Args|Arguments|Attributes|Returns|Raises|Yields|Shapes|S
 ITEM = re.compile(r"^(?:\d+\.|[-*])\s+")
 LEAD = re.compile(r"([A-Z][\w ]{1,40}):\s")
 CODE = re.compile(r"(``?)(.+?)\1")
+VALUE = re.compile(r"\b[a-z]+(?:_[a-z]+)+\b")
 KEY = re.compile(rf"\b{KEY_PATTERN}\b")
 
 
@@ -55,6 +56,17 @@ def plain(text: str, limit: int = 200) -> str:
     cut = words[:limit]
     end = cut.rfind(". ")
     return cut[: end + 1] if end > limit // 3 else cut[: cut.rfind(" ")] + " …"
+
+
+def rule(text: str, address: Callable[[str], str | None]) -> Markup:
+    """A tagging rule; a value that it names becomes a link."""
+    parts = []
+    position = 0
+    for match in VALUE.finditer(text):
+        if found := address(match[0]):
+            parts += [escape(text[position : match.start()]), Markup('<a href="{}"><code>{}</code></a>').format(found, match[0])]
+            position = match.end()
+    return Markup("").join([*parts, escape(text[position:])])
 
 
 class Docstrings:

@@ -63,6 +63,17 @@ class Source:
     passages: tuple[Passage, ...] = ()
     lines: int = 0
 
+    @property
+    def name(self) -> str:
+        """What stands before the colon of the title: the method's name."""
+        return self.title.partition(":")[0]
+
+    @property
+    def promise(self) -> str:
+        """What stands after the colon of the title: what the method does."""
+        does = self.title.partition(":")[2].strip() or self.title
+        return does[:1].upper() + does[1:]
+
 
 @cache
 def read(module: str) -> Source:

@@ -26,7 +26,7 @@ export function announce(text) {
 
 /** The address of something of the site, wherever the page stands. */
 export function address(path) {
-  const root = document.documentElement.dataset.root;
+  const root = document.documentElement.dataset.root.replace(/\/$/, "");
   return new URL(`${root}/${path}`, document.baseURI).href;
 }
 

@@ -1,0 +1,163 @@
+"""Every kind of page, used as a person would."""
+
+import re
+
+import pytest
+
+from schema.terms import FACETS
+from tests.site.made_up import HOSTILE
+
+pytestmark = pytest.mark.browser
+
+
+@pytest.fixture(scope="session")
+def hostile(atlas):
+    return next(paper for paper in atlas.papers() if paper.title == HOSTILE)
+
+
+@pytest.fixture(scope="session")
+def kinds(atlas, hostile):
+    """One address of every kind of page."""
+    module = atlas.implementations()[0].module
+    return [
+        "",
+        "browse/",
+        f"papers/{hostile.key}/",
+        "taxonomy/",
+        "taxonomy/how/",
+        "taxonomy/how/sensitivity/",
+        "implementations/",
+        f"implementations/{module}/",
+        "docs/cookbook/",
+        "docs/cli/",
+    ]
+
+
+def test_no_complaint_no_stranger_no_overflow(visit, kinds):
+    visitor = visit()
+    for path in kinds:
+        for width in (360, 768, 1440):
+            visitor.page.set_viewport_size({"width": width, "height": 800})
+            page = visitor.go(path)
+            assert page.evaluate("document.documentElement.scrollWidth") <= width, (path, width)
+        assert page.locator("h1").count() == 1, path
+        assert page.title()
+
+
+def test_a_hostile_title_is_text_everywhere(visit, hostile):
+    visitor = visit()
+    page = visitor.go(f"papers/{hostile.key}/")
+    assert page.locator("h1").inner_text() == HOSTILE
+    assert page.title() == f"{HOSTILE} · Pruning Atlas"
+    assert page.locator(".called strong").inner_text() == HOSTILE
+    assert page.locator(".summary p").inner_text() == HOSTILE
+    assert "<b>Mallory</b>" in page.locator(".authors").inner_text()
+    assert page.locator(".authors b").count() == 0
+    visitor.go(f"browse/?years={hostile.year}-{hostile.year}")
+    assert page.locator(f"[data-key={hostile.key}] a").first.inner_text() == HOSTILE
+    for axis in FACETS:
+        for value in hostile.tags(axis):
+            visitor.go(f"taxonomy/{axis}/{value}/")
+            assert page.locator(".paper-line-title a", has_text=HOSTILE).count() >= 1, (axis, value)
+    assert page.evaluate("document.querySelectorAll('a[href^=\"javascript\"]').length") == 0
+
+
+def test_bibtex_is_copied(visit, atlas, hostile):
+    visitor = visit(permissions=["clipboard-read", "clipboard-write"])
+    page = visitor.go(f"papers/{hostile.key}/")
+    page.locator("#cite .copy").first.click()
+    page.get_by_role("button", name="Copied").wait_for()
+    assert page.evaluate("navigator.clipboard.readText()").strip() == atlas.bibtex(hostile.key).strip()
+
+
+def test_a_tag_says_what_it_means(visit, atlas):
+    paper = next(paper for paper in atlas.papers() if paper.tags("how"))
+    term = paper.tags("how")[0]
+    page = visit().go(f"papers/{paper.key}/")
+    link = page.locator(f"a[aria-describedby='about-how-{term}']")
+    definition = page.locator(f"#about-how-{term}")
+    assert not definition.is_visible()
+    link.focus()
+    assert definition.is_visible()
+    assert definition.inner_text() == term.definition
+    box = definition.bounding_box()
+    assert box["x"] >= 0
+    assert box["x"] + box["width"] <= 1280
+    page.keyboard.press("Escape")
+    assert not definition.is_visible()
+    page.mouse.move(5, 5)
+    link.blur()
+    link.hover()
+    assert definition.is_visible()
+    link.click()
+    page.wait_for_url(re.compile(f"taxonomy/how/{term}/$"))
+    assert page.locator(".value-main .lead").inner_text() == term.definition
+
+
+def test_dark_and_light(visit):
+    visitor = visit(color_scheme="light")
+    page = visitor.go("")
+    color = "getComputedStyle(document.body).backgroundColor"
+    light = page.evaluate(color)
+    page.get_by_role("button", name="Switch to the dark theme").click()
+    dark = page.evaluate(color)
+    assert dark != light
+    visitor.go("taxonomy/")
+    assert page.evaluate(color) == dark
+    page.get_by_role("button", name="Switch to the light theme").click()
+    assert page.evaluate(color) == light
+    assert visit(color_scheme="dark").go("").evaluate(color) == dark
+
+
+def test_a_disc_of_the_plate_leads_to_its_papers(visit, atlas):
+    page = visit().go("")
+    page.locator(".plate a.cell").first.click()
+    page.wait_for_selector(".browse[data-ready]")
+    asked = dict(pair.split("=") for pair in page.url.partition("?")[2].split("&"))
+    assert int(page.locator("[data-total]").inner_text()) == len(atlas.keys(**asked)) > 0
+
+
+def test_searching_from_anywhere(visit, atlas):
+    visitor = visit()
+    page = visitor.go("taxonomy/")
+    page.keyboard.press("/")
+    page.keyboard.type("rethinking")
+    page.keyboard.press("Enter")
+    page.wait_for_selector(".browse[data-ready]")
+    assert int(page.locator("[data-total]").inner_text()) == len(atlas.keys(text="rethinking"))
+
+
+def test_lineage_leads_both_ways(visit, atlas):
+    later = next(paper for paper in atlas.papers() if paper.builds_on)
+    page = visit().go(f"papers/{later.key}/")
+    page.locator(".lineage a").first.click()
+    page.wait_for_url(re.compile(f"papers/{later.builds_on[0]}/"))
+    assert page.locator(f".lineage a[href$='papers/{later.key}/']").count() == 1
+
+
+def test_relations_are_told_apart(visit, atlas):
+    visitor = visit()
+    words = {
+        "implements": "is this paper's own algorithm",
+        "nearest": "Not implemented yet; nearest:",
+        "variant": "A variant of",
+        "subject": "Speaks of what",
+    }
+    for relation, text in words.items():
+        paper = atlas.papers(relation=relation)[0]
+        page = visitor.go(f"papers/{paper.key}/")
+        card = page.locator(".implementation-card")
+        assert text in card.inner_text()
+        if paper.references[0].differs:
+            assert paper.references[0].differs in card.inner_text()
+
+
+def test_a_page_that_is_not_there(visit):
+    visitor = visit()
+    response = visitor.page.goto(visitor.address + "papers/nobody1999nothing/")
+    assert response.status == 404
+    assert "No page has this address" in visitor.page.locator("main").inner_text()
+    visitor.page.get_by_role("link", name="Browse the papers").click()
+    visitor.page.wait_for_selector(".browse[data-ready]")
+    assert all("404" in complaint for complaint in visitor.complaints)
+    visitor.complaints.clear()  # the 404 itself
