@@ -1,0 +1,132 @@
+"""What is written, and what comes out of MkDocs: no text of the catalog is ever markup, and no link of the site leads nowhere."""
+
+import html
+import json
+import re
+from html.parser import HTMLParser
+from urllib.parse import unquote, urljoin, urlsplit
+
+import pytest
+import yaml
+
+from catalog import Catalog
+from schema.terms import FACETS
+from tests.site import made_up
+from tests.site.made_up import HOSTILE
+from tools.site import build
+
+PAPERS = 60
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("site")
+    database = made_up.database(folder / "catalog.sqlite", PAPERS)
+    build(database, folder / "site", records=folder / "snippets")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def papers(folder):
+    with Catalog.open(folder / "catalog.sqlite") as atlas:
+        return atlas.papers()
+
+
+class Page(HTMLParser):
+    """Links, ids and scripts of a page, and its text."""
+
+    def __init__(self, text):
+        super().__init__()
+        self.links, self.ids, self.scripts, self.attributes, self.text = [], set(), [], [], []
+        self.feed(text)
+
+    def handle_starttag(self, tag, attrs):
+        given = dict(attrs)
+        self.attributes += [(tag, name, value or "") for name, value in attrs]
+        self.links += [given[name] for name in ("href", "src", "action") if given.get(name)]
+        if "id" in given:
+            self.ids.add(given["id"])
+        if tag == "script":
+            self.scripts.append(given)
+
+    def handle_data(self, data):
+        self.text.append(data)
+
+
+@pytest.fixture(scope="module")
+def pages(folder):
+    site = folder / "site"
+    return {path.relative_to(site).as_posix(): Page(path.read_text(encoding="utf-8")) for path in site.rglob("*.html")}
+
+
+def test_every_paper_value_and_implementation_has_its_address(pages, papers):
+    modules = {link.implementation for paper in papers for link in paper.references}
+    expected = {f"papers/{paper.key}/index.html" for paper in papers}
+    expected |= {f"implementations/{module}/index.html" for module in modules}
+    expected |= {f"taxonomy/{axis}/{term}/index.html" for axis, terms in FACETS.items() for term in terms}
+    expected |= {"index.html", "browse/index.html", "taxonomy/index.html", "implementations/index.html", "404.html"}
+    assert expected <= set(pages)
+
+
+def test_every_link_of_the_site_leads_somewhere(pages, folder):
+    site = folder / "site"
+    broken = set()
+    for name, page in pages.items():
+        here = "http://atlas/" + name.removesuffix("index.html")
+        for link in page.links:
+            target = urlsplit(urljoin(here, link))
+            if target.netloc != "atlas" or target.scheme != "http":
+                continue
+            path = unquote(target.path).lstrip("/")
+            file = path + "index.html" if path.endswith("/") or not path else path
+            if not (site / file).is_file() or (target.fragment and file in pages and target.fragment not in pages[file].ids):
+                broken.add((name, link))
+    assert broken == set()
+
+
+def test_links_to_other_hosts_are_links_only(folder):
+    loaded = re.compile(r"""<(?:script|link|img|iframe|source)\b[^>]*?(?:src|href)=["'](?:https?:)?//""")
+    for path in (folder / "site").rglob("*.html"):
+        assert not loaded.search(path.read_text(encoding="utf-8")), path
+
+
+def test_nothing_inline_that_the_policy_forbids(pages):
+    for name, page in pages.items():
+        assert not [attribute for _, attribute, _ in page.attributes if attribute.startswith("on") or attribute == "style"], name
+        assert all("src" in script or script.get("type") == "application/ld+json" for script in page.scripts), name
+        assert not any(value.strip().lower().startswith("javascript:") for _, _, value in page.attributes), name
+
+
+def test_a_hostile_title_is_text_in_every_file(folder, pages, papers):
+    paper = next(paper for paper in papers if paper.title == HOSTILE)
+    page = pages[f"papers/{paper.key}/index.html"]
+    assert sum(HOSTILE in text for text in page.text) >= 4  # title, heading, name, summary
+    for path in (folder / "site").rglob("*.html"):
+        text = path.read_text(encoding="utf-8")
+        assert "<script>alert" not in text, path
+        assert "<b>Mallory" not in text, path
+        assert 'href="javascript' not in text, path
+    head = yaml.safe_load((folder / "pages" / "papers" / f"{paper.key}.md").read_text(encoding="utf-8").split("\n---\n")[0])
+    assert head["title"] == HOSTILE
+    assert "<" not in head["linked_data"]
+    assert json.loads(head["linked_data"])["headline"] == HOSTILE
+
+
+def test_titles_stand_on_their_pages_unchanged(folder, papers):
+    for paper in papers:
+        text = (folder / "site" / "papers" / paper.key / "index.html").read_text(encoding="utf-8")
+        assert f"<h1>{html.escape(paper.title, quote=False)}</h1>" in text
+        assert re.search(rf'<meta name="citation_title" content="{re.escape(html.escape(paper.title))}">', text)
+
+
+def test_the_same_catalog_gives_the_same_pages(folder, tmp_path):
+    build(folder / "catalog.sqlite", tmp_path / "site", records=folder / "snippets")
+
+    def contents(root):
+        return {
+            path.relative_to(root).as_posix(): path.read_bytes()
+            for path in root.rglob("*")
+            if path.is_file() and path.suffix in (".md", ".json")
+        }
+
+    assert contents(folder / "pages") == contents(tmp_path / "pages")

@@ -1,0 +1,64 @@
+import pytest
+
+from tools.site import snippets
+
+
+@pytest.fixture
+def folders(tmp_path):
+    (tmp_path / "snippets" / "before_training").mkdir(parents=True)
+    return tmp_path / "snippets", tmp_path / "records"
+
+
+def write(folders, code, name="example"):
+    (folders[0] / "before_training" / f"{name}.py").write_text(code)
+
+
+def test_output_is_recorded_once(folders):
+    write(folders, "import torch\nprint(torch.ones(2).sum().item())")
+    (made,) = snippets.record(*folders)
+    assert (made.module, made.output, made.error) == ("before_training.example", "2.0", "")
+    assert snippets.record(*folders) == []
+    assert snippets.recorded("before_training.example", *folders) == made
+
+
+def test_changed_code_runs_again(folders):
+    write(folders, "print(1)")
+    snippets.record(*folders)
+    write(folders, "print(2)")
+    assert snippets.recorded("before_training.example", *folders) is None  # the page must not show old output
+    assert [made.output for made in snippets.record(*folders)] == ["2"]
+
+
+def test_what_a_snippet_imports_counts(folders, monkeypatch):
+    code = "from reference_impls.core import amounts\nprint(3)"
+    before = snippets._fingerprint(code)
+    reached = {path.relative_to(snippets.ROOT).as_posix() for path in snippets._reached(code)}
+    assert "reference_impls/core/amounts.py" in reached
+    monkeypatch.setattr(snippets.importlib.metadata, "version", lambda name: "0.0")
+    assert snippets._fingerprint(code) != before
+
+
+def test_the_imports_of_imports_count():
+    reached = {path.name for path in snippets._reached("from reference_impls.before_training import snip")}
+    assert {"snip.py", "masks.py"} <= reached
+
+
+def test_a_failure_is_recorded_with_what_was_printed_before(folders):
+    write(folders, "print('so far')\nraise ValueError('no data')")
+    (made,) = snippets.record(*folders)
+    assert (made.output, made.error) == ("so far", "ValueError: no data")
+
+
+def test_an_endless_snippet_is_stopped(folders, monkeypatch):
+    monkeypatch.setattr(snippets, "LIMIT", 1.0)
+    write(folders, "while True: pass")
+    (made,) = snippets.record(*folders)
+    assert made.error == "stopped after 1 seconds"
+
+
+def test_a_snippet_that_ends_its_process_does_not_stop_the_others(folders):
+    write(folders, "import os\nos._exit(3)", "a")
+    write(folders, "print('here')", "b")
+    first, second = snippets.record(*folders)
+    assert first.error
+    assert second.output == "here"
