@@ -46,9 +46,9 @@ class Speedup(Term):
         "Single weights are set to zero wherever the method likes, so tensors keep their shapes and only sparse kernels or special "
         "hardware run faster.",
         "Give it when single weights, parameters or connections go with no rule on where the zeros lie, ranking them per layer or per "
-        "row included; a sparsity in percent with no other unit named means weights. Not for zeros bound to N:M groups, blocks or "
-        "patterns (semi_structured). Edges cut from an input graph count as unstructured too. Mere talk of network pruning is not "
-        "enough.",
+        "row included. Sparsity as what is measured or raised, in percent or not, means weights where no other unit is named. Not for "
+        "zeros bound to N:M groups, blocks or patterns (semi_structured). Edges cut from an input graph count as unstructured too. Mere "
+        "talk of pruning, compression or smaller networks is not enough.",
         "Cheng, Zhang & Shi, section 3.1",
     )
     SEMI_STRUCTURED = (
@@ -129,8 +129,8 @@ class Granularity(Term):
         "filter",
         "Filter",
         "All weights of a convolution that make one output channel.",
-        "Give it when the list's letter is F or the paper says filters. Where it says channels give channel; give both only where both "
-        "words or letters stand.",
+        "Give it when the list's letter is F or the paper says filters. The paper's words go before the "
+        "letter: where it says channels give channel, and both only where it uses both words for what it removes.",
         LISTED,
     )
     CHANNEL = (
@@ -145,7 +145,8 @@ class Granularity(Term):
         "neuron",
         "Neuron",
         "One unit of a fully connected layer, a recurrent layer or a feed-forward block, with its incoming and outgoing weights.",
-        "Give it when the list's letter is N or the paper says neurons, nodes or hidden units. For convolutions take filter or channel.",
+        "Give it when the list's letter is N or the paper says neurons, nodes or hidden units; single states of a state-space layer "
+        "count. For convolutions take filter or channel.",
         LISTED,
     )
     HEAD = (
@@ -160,7 +161,7 @@ class Granularity(Term):
         "Layer",
         "A whole layer or sublayer, so that the network becomes shallower.",
         "Give it for depth pruning, of transformer layers too, and for single attention or feed-forward sublayers. When the paper "
-        "calls the removed unit a block, give block.",
+        "calls the removed unit a block, give block, and block alone where it uses both words for the same unit.",
         LISTED,
     )
     BLOCK = (
@@ -369,7 +370,8 @@ class How(Term):
         "learned_mask",
         "Learned mask",
         "Mask values or scores are parameters trained by gradient descent through a relaxation or a straight-through estimator.",
-        "Give it when a gate or score per unit is learned for all inputs alike. With a penalty on the gates add "
+        "Give it when a gate or score per unit is learned for all inputs alike; that the paper says it learns masks, gates or "
+        "connections is enough. With a penalty on the gates add "
         "sparsity_regularization; gates computed from the input are input_gating; a search over widths or architectures is "
         "differentiable_search.",
         "ours",
@@ -393,7 +395,8 @@ class How(Term):
         "input_gating",
         "Input gating",
         "Gates computed from the present input decide which channels, layers, heads or tokens run.",
-        "Give it with when: run_time. A mask learned once for all inputs is learned_mask.",
+        "Give it with when: run_time, if a gate, router or selector is said to be learned or to read the input. A selector that is not "
+        "explained gives no tag; a mask learned once for all inputs is learned_mask.",
         "ours",
     )
     VARIATIONAL_BAYESIAN = (
@@ -431,7 +434,8 @@ class How(Term):
         "spectral",
         "Spectral",
         "Singular values, eigenvalues, rank or frequency content decide.",
-        "Give it for SVD, PCA, rank of feature maps, spectral norms, expander graphs and Fourier or cosine coefficients.",
+        "Give it for SVD, PCA, rank of feature maps, spectral norms, expander graphs and Fourier or cosine coefficients. The "
+        "spectrum of a Jacobian or tangent kernel is gradient_flow alone; a low-rank repair of what was cut is only a fusion.",
         "ours",
     )
     INFORMATION = (
@@ -445,8 +449,9 @@ class How(Term):
         "rewinding",
         "Rewinding",
         "Surviving weights, or the learning rate, go back to an earlier point of training and training runs again.",
-        "Give it for lottery tickets and what studies them, beside the criterion that finds the mask. Set settings.recovery to "
-        "rewinding as well.",
+        "Give it when tickets found by training and cutting are what the paper makes or examines, the word rewinding being absent or "
+        "not, beside the criterion that finds the mask, and set settings.recovery to rewinding as well. Not for strong or early "
+        "tickets, and not for a theory of why tickets exist.",
         "ours",
     )
     OTHER = (
@@ -509,7 +514,8 @@ class StructuredFamily(Term):
         "filter_correlation",
         "Filter correlation",
         "Filters are judged by their relation to the other filters of the network, without data.",
-        "Give it where the figure places the paper, or redundancy is read from the weights. Redundancy of feature maps is current_layer.",
+        "Give it where the figure places the paper, or redundancy is read from the weights. Redundancy of feature maps is "
+        "current_layer; where filters are compared and the text leaves open by what, give neither.",
         "He & Xiao, section 2.1.2",
     )
     CURRENT_LAYER = (
@@ -627,7 +633,7 @@ class StructuredFamily(Term):
         "joint_compression",
         "Joint compression",
         "Structured pruning together with another kind of compression.",
-        "Give it where the figure places the paper, or a structured CNN method has a fusion tag.",
+        "Give it where the figure places the paper, or a structured CNN method has a fusion tag and its how names no other family.",
         "He & Xiao, section 2.7.2",
     )
     SPECIAL_GRANULARITY = (
@@ -707,15 +713,16 @@ class Scope(Term):
         "global",
         "Global",
         "Units of all layers are ranked together or share one budget.",
-        "Give it for one ranking, threshold, budget or search over the whole network, and for ratios allotted to layers by comparing "
-        "them. Fixed equal ratios per layer are local.",
+        "Give it for one ranking, threshold or budget over the whole network, for ratios allotted to layers by comparing them, and for "
+        "every search of widths or sub-networks by an agent, evolution, a gradient or a solver. Fixed equal ratios per layer are local.",
         "Cheng, Zhang & Shi, section 7.5",
     )
     LOCAL = (
         "local",
         "Local",
         "Units compete inside their layer, row or group only.",
-        "Give it for per-layer, per-row and N:M choices. Ratios found by comparing layers are global.",
+        "Give it for per-layer and per-row choices, for N:M and uniform 1xN, and for objectives solved layer after layer. Ratios found "
+        "by comparing layers are global.",
         "Cheng, Zhang & Shi, section 7.5",
     )
 
@@ -893,7 +900,8 @@ class Network(Term):
         "gan",
         "Generative adversarial network",
         "Generators trained against a discriminator.",
-        "Give it when a generator or discriminator is pruned. Adversarial losses used to prune a classifier do not count.",
+        "Give it when a generator or discriminator is pruned; its convolutions need no tag of their own. Adversarial losses used to "
+        "prune a classifier do not count.",
         "ours",
     )
     GRAPH_NETWORK = (
@@ -928,7 +936,7 @@ class Network(Term):
         "other",
         "Other network",
         "A family without a value of its own: autoencoders, flows, neural differential equations, point-cloud networks, reservoirs.",
-        "Give it when the family is named and none of the others fits.",
+        "Give it when the family is named and none of the others fits. Complex or Bayesian weights make no family.",
         "ours",
     )
 
@@ -961,7 +969,8 @@ class Application(Term):
         "image_generation",
         "Image generation",
         "Images made, translated between styles or domains, or edited.",
-        "Give it when the output is a new image. Repair of a given image is image_restoration.",
+        "Give it when the output is a new image, and for image diffusion models and image generators by name (SDXL, DiT, conditional "
+        "GANs) even where the abstract says only sampling. Repair of a given image is image_restoration.",
         "ours",
     )
     IMAGE_RESTORATION = (
@@ -1138,8 +1147,8 @@ class Application(Term):
         "edge_deployment",
         "Deployment on devices",
         "Phones, microcontrollers, FPGAs and accelerators made for the sparse network.",
-        "Give it when title or abstract names a class of device that the method is made for or measured on. Fewer FLOPs or speed on a "
-        "GPU alone is not enough.",
+        "Give it when title or abstract names a class of device that the method is made for or measured on. A motive of the opening "
+        "sentences (drones, phones, limited resources) is not enough, nor are fewer FLOPs or speed on a GPU or a CPU alone.",
         "ours",
     )
 
@@ -1165,7 +1174,8 @@ class Kind(Term):
         "analysis",
         "Analysis",
         "Studies, compares or questions existing pruning by experiments.",
-        "Give it when findings, not a procedure, are the main result. A shared test bed offered to others is benchmark.",
+        "Give it when findings, not a procedure, are the main result; a hypothesis with a name is a finding. A shared test bed offered "
+        "to others is benchmark; one known method shown to help a new field is application.",
         "ours",
     )
     SURVEY = (
