@@ -148,15 +148,19 @@ def test_cross_entropy_of_images_and_of_sequences_by_hand():
 
 
 def test_accuracy_by_hand():
-    # of (1, 0), (0, 1), (0, 1) | (1, 0) with targets 0, 1, 0 | 0 three hit: batches weigh by their size
-    model = nn.Sequential(nn.Identity(), nn.Dropout(0.99)).train()
+    # highest at 1, 1, 0 | 1 where all targets are 1: three of four; the mean of the two batches would be 5/6
     batches = [
-        (torch.tensor([[1.0, 0.0], [0.0, 1.0], [0.0, 1.0]]), torch.tensor([0, 1, 0])),
-        (torch.tensor([[1.0, 0.0]]), torch.tensor([0])),
+        (torch.tensor([[0.0, 1.0], [0.0, 1.0], [1.0, 0.0]]), torch.tensor([1, 1, 1])),
+        (torch.tensor([[0.0, 1.0]]), torch.tensor([1])),
     ]
-    assert accuracy(model, batches) == 0.75  # dropout is off: with it, most scores would be 0
-    assert model.training
-    assert not accuracy(model.eval(), batches) < 0.75 and not model.training
+    assert accuracy(nn.Identity(), batches) == 0.75
+
+
+def test_accuracy_is_taken_in_evaluation_mode_and_leaves_every_mode_as_it_was():
+    # dropout that drops all would give equal scores, so the first class
+    model = nn.Sequential(nn.Dropout(1.0), nn.BatchNorm1d(2).eval())
+    assert accuracy(model, [(torch.tensor([[0.0, 1.0]]), torch.tensor([1]))]) == 1
+    assert model.training and model[0].training and not model[1].training
 
 
 def test_accuracy_of_sequences_counts_every_position():
