@@ -27,6 +27,8 @@ _WALKER = latexwalker.get_default_latex_context_db().filter_context(keep_which=[
 _MACROS = latex2text.get_default_latex_context_db().filter_context(keep_which=["macros", "environments"])
 _MACROS.add_context_category("ascii", prepend=True, macros=[latex2text.MacroTextSpec("textasciicircum", simplify_repl="^")])
 _DECODER = latex2text.LatexNodes2Text(latex_context=_MACROS, math_mode="text")
+_LATEX = re.compile(r"\\[^&%$#_{}]|(?<!\\)\$.*(?<!\\)\$", re.DOTALL)
+"""Commands and formulas; an escaped character alone does not need the decoder, which is slow."""
 _ESCAPES = {
     **{character: f"\\{character}" for character in "&%$#_{}"},
     "\\": r"\textbackslash{}",
@@ -98,12 +100,12 @@ def _reason(error: Exception) -> str:
 
 def decode(text: str) -> str:
     """LaTeX as Unicode, without protecting braces and with single spaces."""
-    if "\\" in text or text.count("$") > 1:
+    if _LATEX.search(text):
         protected = re.sub(r"(?<!\\)%", r"\\%", text)  # TeX would read the rest as a comment
         nodes, _, _ = latexwalker.LatexWalker(protected, latex_context=_WALKER, tolerant_parsing=True).get_latex_nodes()
         text = _DECODER.nodelist_to_text(nodes)
     else:
-        text = text.replace("{", "").replace("}", "")
+        text = re.sub(r"\\([&%$#_{}])|[{}]", r"\1", text)
     return " ".join(text.split())
 
 

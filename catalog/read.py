@@ -48,12 +48,14 @@ class Reading:
     Attributes:
         papers: entry and record joined, where both are valid; by year and key.
         venues: id -> venue.
+        spellings: folded id, name or abbreviation -> venue.
         entries, records: every one, valid or not, by key.
         problems: all that is wrong inside the files; `catalog.check` finds what is wrong between them.
     """
 
     papers: list[Paper] = field(default_factory=list)
     venues: dict[str, Venue] = field(default_factory=dict)
+    spellings: dict[str, Venue] = field(default_factory=dict)
     entries: dict[str, EntrySource] = field(default_factory=dict)
     records: dict[str, RecordSource] = field(default_factory=dict)
     problems: list[Problem] = field(default_factory=list)
@@ -107,7 +109,6 @@ def _read_venues(root: Path, reading: Reading) -> None:
         reading.problems.append(Problem(name, 1, "there is no venue table; allowed: id: {name, abbreviation, kind, series}"))
         return
     table = located.parse(name, path.read_text(encoding="utf-8"))
-    spellings: dict[str, str] = {}
     for venue_id, values in table.values.items():
         if isinstance(values, dict):
             values["id"] = venue_id
@@ -115,8 +116,9 @@ def _read_venues(root: Path, reading: Reading) -> None:
         if venue:
             reading.venues[venue.id] = venue
             for spelling in sorted({fold(venue.id), fold(venue.name), fold(venue.abbreviation)}):
-                if spellings.setdefault(spelling, venue.id) != venue.id:
-                    message = f"`{spelling}` names both {spellings[spelling]} and {venue.id}; allowed: one venue per spelling"
+                first = reading.spellings.setdefault(spelling, venue)
+                if first is not venue:
+                    message = f"`{spelling}` names both {first.id} and {venue.id}; allowed: one venue per spelling"
                     table.problems.append(Problem(name, table.line((venue_id,)), message))
     reading.problems += table.problems
 
@@ -165,7 +167,7 @@ def _entry(path: str, raw: bibtex.RawEntry, reading: Reading) -> Entry | None:
         complain(
             "author", str(error) if not isinstance(error, ValidationError) else "author: a name is empty; allowed: every author by name"
         )
-    values["venue"] = _venue(text, reading.venues, complain)
+    values["venue"] = _venue(text, reading, complain)
     block = Located(path, {name: value for name, value in values.items() if value is not None}, {(): raw.line})
     named = {"arxiv": "eprint", "openreview": "x-openreview", "source": "x-source", "authors": "author"}
     block.lines |= {(name,): raw.lines.get(named.get(name, name), raw.line) for name in Entry.model_fields}
@@ -179,18 +181,16 @@ def _pages(pages: str | None) -> str | None:
     return pages and pages.replace("–", "-").replace("--", "-")
 
 
-def _venue(text: dict[str, str], venues: dict[str, Venue], complain: Callable[[str, str], None]) -> dict[str, str] | None:
+def _venue(text: dict[str, str], reading: Reading, complain: Callable[[str, str], None]) -> dict[str, str] | None:
     given = [name for name in text if name in bibtex.VENUE_FIELDS]
     for name in given[1:]:
         complain(name, f"a second venue beside {given[0]}; allowed: one of {', '.join(bibtex.VENUE_FIELDS)}")
     if not given:
         return None
-    wanted = fold(text[given[0]])
-    for venue in venues.values():
-        if wanted in (fold(venue.id), fold(venue.name), fold(venue.abbreviation)):
-            return venue.model_dump()
-    complain(given[0], not_allowed("venue", text[given[0]], [venue.name for venue in venues.values()]))
-    return None
+    venue = reading.spellings.get(fold(text[given[0]]))
+    if venue is None:
+        complain(given[0], not_allowed("venue", text[given[0]], [venue.name for venue in reading.venues.values()]))
+    return venue.model_dump() if venue else None
 
 
 def _read_record(path: str, text: str, reading: Reading) -> None:

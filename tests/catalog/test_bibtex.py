@@ -5,7 +5,7 @@ from hypothesis import given, settings
 
 from catalog import bibtex
 from catalog.read import Reading, _entry
-from schema.records import Entry, Person
+from schema.records import Entry, Person, fold
 from tests.made_up_papers import VENUES, papers
 
 
@@ -74,7 +74,7 @@ def test_what_is_written_reads_back(paper):
     entry = Entry(**{name: getattr(paper, name) for name in Entry.model_fields})
     raws, problems = bibtex.parse(bibtex.render(entry))
     assert not problems
-    reading = Reading(venues={venue.id: venue for venue in VENUES})
+    reading = Reading(spellings={fold(venue.name): venue for venue in VENUES})
     assert _entry("a.bib", raws[0], reading) == entry
     assert not reading.problems
 
