@@ -9,7 +9,8 @@ Implementation details
 1. Every layer is pruned to the same sparsity, by |w|.
 2. The last pruning comes three quarters into training by default, so that the network can recover: in the paper too,
    training goes on at the final sparsity.
-3. The paper prunes every 100 to 1,000 steps; the default here is every 100 steps, and more often in runs under 2,000 steps.
+3. The default is to prune every 100 steps, and more often in runs under 2,000 steps; between 100 and 1,000 the paper found
+   hardly a difference.
 
 Deviations: a pruned weight is set to zero and stays pruned. The authors' masks hide a weight but keep its value, so
 that it may return should the weights kept shrink below it.

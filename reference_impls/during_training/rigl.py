@@ -2,7 +2,7 @@
 
 Idea: the network is sparse from the first step to the last. Now and then each layer drops its weakest connections, by
 magnitude, and grows as many where the loss gradient, taken for all weights just this once, is largest. Fewer and fewer
-move as training goes on, and in its last quarter none.
+move as training goes on, and near its end (here by default in its last quarter) none.
 
 Cost: that of training at the given density, plus one dense gradient every `every` steps. (Masks over dense tensors, as
 here, show the method and save nothing.)
