@@ -2,6 +2,7 @@
 
 import json
 import math
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -9,7 +10,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from reference_impls.core.densities import erdos_renyi_kernel
+from reference_impls.core.densities import erdos_renyi_kernel, random_masks, whole_numbers
 
 ORACLE = Path(__file__).parents[2] / "oracle"
 
@@ -62,3 +63,23 @@ def test_the_mean_is_the_density_asked_and_no_layer_passes_1(shapes, density):
 def test_refuses_a_density_that_is_none(density):
     with pytest.raises(ValueError, match="density"):
         erdos_renyi_kernel({"a": torch.Size([4, 4])}, density)
+
+
+def test_whole_numbers_round_up_the_largest_fractions_by_hand():
+    # 2.6 + 1.7 + 3.7 = 8: rounded down 2 + 1 + 3 = 6, two are missing: 0.7 comes before 0.6, of the equal ones the first comes first
+    sizes = {"a": 9, "b": 9, "c": 9}
+    assert whole_numbers({"a": 2.6, "b": 1.7, "c": 3.7}, sizes, 8) == {"a": 2, "b": 2, "c": 4}
+    assert whole_numbers({"a": 0.5, "b": 0.5, "c": 2.0}, sizes, 3) == {"a": 1, "b": 0, "c": 2}
+
+
+def test_a_target_that_is_whole_but_for_rounding_is_whole_and_no_layer_keeps_more_than_it_has():
+    assert whole_numbers({"a": 2.9999999999, "b": 4.0000000001}, {"a": 3, "b": 4}, 7) == {"a": 3, "b": 4}
+
+
+def test_random_masks_keep_every_set_of_positions_equally_often():
+    # 2 of 4: six sets, 1,200 draws, 200 each; the chi-square value of five degrees of freedom passes 20.5 once in a thousand
+    generator = torch.Generator().manual_seed(0)
+    seen = Counter(tuple(random_masks({"a": torch.zeros(2, 2)}, {"a": 2}, generator)["a"].flatten().tolist()) for _ in range(1200))
+    assert len(seen) == 6
+    assert all(sum(kept) == 2 for kept in seen)
+    assert sum((count - 200) ** 2 / 200 for count in seen.values()) < 20.5
