@@ -21,7 +21,7 @@ import copy
 import torch
 from torch import Tensor, nn
 
-from reference_impls.core.amounts import NM, Amount, Sparsity, as_amount
+from reference_impls.core.amounts import NM, Amount, Sparsity
 from reference_impls.core.blocks import Call, prunable_layers, visit_inputs, walk
 from reference_impls.core.hessian import as_columns, as_matrix, as_weight
 from reference_impls.core.masks import Masks, Scores, apply_masks, keep_highest
@@ -49,9 +49,7 @@ def importance(layers: dict[str, nn.Module], block: nn.Module, calls: list[Call]
     squares: dict[nn.Module, Tensor] = {}
 
     def accumulate(layer: nn.Module, inputs: Tensor) -> None:
-        columns = as_columns(layer, inputs)
-        columns = columns.to(torch.promote_types(columns.dtype, torch.float32))
-        squares[layer] = squares.get(layer, 0) + columns.square().sum(1, keepdim=True)
+        squares[layer] = squares.get(layer, 0) + as_columns(layer, inputs).square().sum(1, keepdim=True)
 
     visit_inputs(block, calls, layers.values(), accumulate)
     # S_ij = |W_ij| * ||X_j||_2
@@ -71,7 +69,6 @@ def masks(model: nn.Module, batches: Batches, amount: Amount) -> Masks:
     Raises:
         ValueError: `amount` of another kind or out of range, no calibration data, nothing to prune, or as `importance`.
     """
-    as_amount(amount, Sparsity, NM)
     network = copy.deepcopy(model)
     found: Masks = {}
     for block, calls in walk(network, batches):

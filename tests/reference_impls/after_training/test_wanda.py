@@ -43,6 +43,16 @@ def test_importance_of_a_convolution_is_magnitude_times_the_norm_of_its_patches(
         torch.testing.assert_close(scores[:, channel, row, column], layer.weight[:, channel, row, column].abs() * norm)
 
 
+def test_a_grouped_convolution_looks_at_its_own_groups_inputs():
+    layer, generator = nn.Conv2d(4, 6, 1, groups=2), torch.Generator().manual_seed(0)
+    inputs = torch.randn(3, 4, 5, 5, generator=generator)
+    scores = wanda.importance({"weight": layer}, layer, [((inputs,), {})])["weight"]
+    for output in range(6):
+        for channel in range(2):
+            norm = inputs[:, 2 * (output // 3) + channel].norm()
+            torch.testing.assert_close(scores[output, channel, 0, 0], layer.weight[output, channel, 0, 0].abs() * norm)
+
+
 class Block(nn.Module):
     """The block of the frozen cases: one layer behind tanh, two around GELU, each around an identity."""
 
