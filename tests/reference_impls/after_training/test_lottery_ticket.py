@@ -31,18 +31,20 @@ def test_by_hand():
     # training adds (5, -1, 0, 0) to (1, 2, -3, 4): (6, 1, -3, 4), so the second goes first; back to (1, 0, -3, 4);
     # training gives (6, 0, -3, 4): the third goes; the ticket is (1, 0, 0, 4) with the initial bias.
     # By initial values the first two would have gone; without rewinding the ticket would be (6, 0, 0, 4).
-    starts = []
+    starts, ends = [], []
 
     def train(model, callbacks):
         starts.append(held(model, callbacks).weight[0].tolist())
         with torch.no_grad():
             model.weight += torch.tensor([[5.0, -1.0, 0.0, 0.0]])
             model.bias.fill_(7.0)
-        return held(model, callbacks)
+        ends.append(held(model, callbacks).weight[0].tolist())
+        return model
 
     model = linear(1.0, 2.0, -3.0, 4.0)
     ticket, masks = lottery_ticket.winning_ticket(model, 0.5, train, rounds=2)
     assert starts == [[1, 2, -3, 4], [1, 0, -3, 4]]
+    assert ends == [[6, 1, -3, 4], [6, 0, -3, 4]]
     assert ticket.weight.tolist() == [[1, 0, 0, 4]]
     assert ticket.bias.item() == 0.5
     assert masks["weight"].tolist() == [[True, False, False, True]]
@@ -88,6 +90,11 @@ def test_every_round_removes_the_same_fraction_and_everything_is_rewound():
 def test_training_is_needed():
     with pytest.raises(ValueError, match="train"):
         lottery_ticket.prune(linear(1.0, 2.0), [], 0.5)
+
+
+def test_what_cannot_be_pruned_is_refused_before_a_training_run_is_spent_on_it():
+    with pytest.raises(ValueError, match="NaN"):
+        lottery_ticket.winning_ticket(linear(1.0, torch.nan), 0.5, train=None, rounds=2)
 
 
 @pytest.mark.claim
