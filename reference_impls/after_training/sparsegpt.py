@@ -72,7 +72,7 @@ def prune_matrix(weight: Tensor, hessian: Tensor, amount: Amount, *, block_size:
     for start in range(0, columns, block_size):
         end = min(start + block_size, columns)
         keep = torch.ones(rows, end - start, dtype=torch.bool, device=weight.device)
-        errors = torch.zeros(rows, end - start, dtype=weight.dtype, device=weight.device)
+        errors = torch.empty(rows, end - start, dtype=weight.dtype, device=weight.device)
         if isinstance(asked, Sparsity):
             due = round(asked.fraction * rows * end) - round(asked.fraction * rows * start)
             scores = saliency(weight[:, start:end], root[start:end, start:end], silent[start:end])

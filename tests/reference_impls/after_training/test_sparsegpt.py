@@ -86,8 +86,9 @@ def test_columns_right_of_the_last_pruned_one_are_optimal_given_those_left_of_it
 
 def test_lazy_updates_change_nothing_but_the_cost():
     weight, _, hessian = problem(6, 24, seed=2)
-    whole, lazy = (sparsegpt.prune_matrix(weight, hessian, NM(2, 4), block_size=size) for size in (24, 4))
-    torch.testing.assert_close(lazy, whole)
+    whole, eights, fours = (sparsegpt.prune_matrix(weight, hessian, NM(2, 4), block_size=size) for size in (24, 8, 4))
+    torch.testing.assert_close(eights, whole)
+    torch.testing.assert_close(fours, whole)
 
 
 def test_masks_are_chosen_from_updated_weights_within_blocks():
@@ -109,12 +110,19 @@ def test_counts_of_blocks_add_up_to_the_layers():
     assert [int(zeros[:, start : start + 4].sum()) for start in (0, 4, 8)] == [4, 3, 3]
 
 
-def test_a_silent_input_goes_first_and_leaves_the_rest_alone():
+def test_a_block_may_go_as_a_whole():
+    # blocks of one column of one row: round(0.5) = 0, round(1) = 1, round(1.5) = 2, round(2) = 2 are gone after each
+    weight, _, hessian = problem(1, 4, seed=3)
+    assert (sparsegpt.prune_matrix(weight, hessian, 0.5, block_size=1) == 0).tolist() == [[False, True, True, False]]
+
+
+@pytest.mark.parametrize("scale", [100, 1e-6])
+def test_a_silent_input_goes_first_and_leaves_the_rest_alone(scale):
     weight, _, hessian = problem(2, 4, seed=4)
     hessian[1], hessian[:, 1] = 0, 0
-    pruned = sparsegpt.prune_matrix(weight * 100, hessian, 0.25)
+    pruned = sparsegpt.prune_matrix(weight * scale, hessian, 0.25)
     assert (pruned == 0).tolist() == [[False, True, False, False]] * 2
-    torch.testing.assert_close(pruned[:, [0, 2, 3]], 100 * weight[:, [0, 2, 3]])
+    torch.testing.assert_close(pruned[:, [0, 2, 3]], scale * weight[:, [0, 2, 3]], rtol=1e-9, atol=0)
 
 
 def test_a_convolution_is_pruned_along_its_input_channels():
