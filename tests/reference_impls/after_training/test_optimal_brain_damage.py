@@ -75,12 +75,12 @@ def test_curved_units_drop_the_term_that_may_be_negative(activation):
 def test_a_chain_through_pooling_norm_and_routing_is_squared_link_by_link():
     # one unit wide and one output: nothing is done together, so the form is the squared derivative of each place, summed
     torch.manual_seed(0)
-    tail = nn.Sequential(nn.MaxPool2d(2), nn.BatchNorm2d(1), nn.ReLU(inplace=True), nn.AvgPool2d(2), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+    tail = nn.Sequential(nn.MaxPool2d(2), nn.BatchNorm2d(1), nn.ReLU(inplace=True), nn.AdaptiveAvgPool2d(2), nn.AvgPool2d(2), nn.Flatten())
     model = nn.Sequential(nn.Conv2d(1, 1, 1), tail, nn.Linear(1, 1)).double().eval()
     tail[1].running_var.fill_(4.0)
     tail[1].bias.data.fill_(3.0)  # keeps the units above zero
     inputs, targets = torch.randn(3, 1, 8, 8).double(), torch.randn(3, 1).double()
-    found = optimal_brain_damage.second_derivatives(model, [(inputs, targets)], squared)
+    found = optimal_brain_damage.second_derivatives(model, list(zip(inputs.split(1), targets.split(1), strict=True)), squared)
     outputs = []
     model[0].register_forward_hook(lambda *args: outputs.append(args[-1]))
     for x in inputs:
@@ -98,6 +98,21 @@ def test_a_convolution_sums_the_places_where_a_weight_is_used():
     inputs, targets = torch.randn(4, 2, 4, 4).double(), torch.randn(4, 12).double()
     found = optimal_brain_damage.second_derivatives(model, [(inputs, targets)], squared)
     torch.testing.assert_close(found["0.weight"], diagonals(model, inputs, targets, squared)["0.weight"])
+
+
+def test_curvature_of_cross_entropy_over_sequences():
+    # the loss is the mean over 2 x 3 tokens: d2E/dz2 = p (1 - p) / 6
+    outputs = torch.randn(2, 3, 4, generator=torch.Generator().manual_seed(0))
+    p = outputs.softmax(-1)
+    found = optimal_brain_damage.output_curvature(outputs, torch.tensor([[0, 1, 2], [3, 0, 1]]), cross_entropy)
+    torch.testing.assert_close(found, p * (1 - p) / 6)
+
+
+def test_a_weight_that_the_loss_does_not_reach_costs_nothing():
+    model = nn.Sequential(nn.Linear(2, 2), nn.ReLU())
+    model[1].unused = nn.Linear(2, 2)
+    found = optimal_brain_damage.saliency(model, [(torch.ones(1, 2), torch.zeros(1).long())])
+    assert found["1.unused.weight"].tolist() == [[0, 0], [0, 0]]
 
 
 def test_rounds_look_again_and_deletions_stay():
