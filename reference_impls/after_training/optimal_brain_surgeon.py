@@ -35,6 +35,7 @@ GROUP = "network"
 AMOUNTS = (Sparsity,)
 NETWORK = "mlp"
 TRAITS = frozenset({"exact_count", "fixed_mask", "identity_at_zero"})  # survivors move: not idempotent
+QUICK = {"refresh": 1000}  # one Hessian for a run of the contract tests
 LARGEST = 5_000  # parameters: the inverse Hessian has their square as entries, in double precision
 
 
