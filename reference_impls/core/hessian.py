@@ -24,6 +24,8 @@ def as_weight(matrix: Tensor, like: Tensor) -> Tensor:
 def as_columns(layer: nn.Module, inputs: Tensor) -> Tensor:
     """What each weight of the layer is multiplied with: (groups, positions, columns), in the order of `as_matrix`.
 
+    In single precision, or the inputs' own if that is higher.
+
     Args:
         layer: linear, or a convolution over one or two dimensions.
         inputs: a batch of the layer's inputs.
@@ -31,6 +33,7 @@ def as_columns(layer: nn.Module, inputs: Tensor) -> Tensor:
     Raises:
         ValueError: a layer of another type.
     """
+    inputs = inputs.to(torch.promote_types(inputs.dtype, torch.float32))
     if isinstance(layer, nn.Linear):
         return inputs.reshape(1, -1, inputs.shape[-1])
     if not isinstance(layer, nn.Conv1d | nn.Conv2d):
@@ -53,7 +56,7 @@ def layer_hessians(block: nn.Module, calls: Iterable[Call], layers: Iterable[nn.
     Every row has the same: ||w X - w' X||^2 is quadratic in w', with second derivative 2 X X^T.
 
     Returns:
-        layer -> (groups, columns, columns), in single precision or the inputs' own if that is higher.
+        layer -> (groups, columns, columns).
 
     Raises:
         ValueError: as `as_columns` and `visit_inputs`.
@@ -62,7 +65,6 @@ def layer_hessians(block: nn.Module, calls: Iterable[Call], layers: Iterable[nn.
 
     def accumulate(layer: nn.Module, inputs: Tensor) -> None:
         columns = as_columns(layer, inputs)
-        columns = columns.to(torch.promote_types(columns.dtype, torch.float32))
         # H = 2 X X^T
         hessians[layer] = hessians.get(layer, 0) + 2 * columns.mT @ columns
 

@@ -45,6 +45,14 @@ def test_the_hessian_is_that_of_the_squared_output_error():
     torch.testing.assert_close(found[layer][0], hessian)
 
 
+@pytest.mark.parametrize(
+    ("given", "found"), [(torch.bfloat16, torch.float32), (torch.float32, torch.float32), (torch.float64, torch.float64)]
+)
+def test_half_precision_inputs_are_summed_in_single_precision(given, found):
+    layer = nn.Linear(2, 2).to(given)
+    assert layer_hessians(layer, [((torch.ones(3, 2, dtype=given),), {})], [layer])[layer].dtype == found
+
+
 def test_dampening_by_hand():
     # the silent second input gets diagonal 1, so the mean diagonal is (3 + 1 + 5) / 3 = 3, and 0.1 of it is added
     hessian = torch.tensor([[3.0, 0.0, 2.0], [0.0, 0.0, 0.0], [2.0, 0.0, 5.0]])
