@@ -202,6 +202,14 @@ def test_is_read_only(atlas):
         atlas._connection.execute("DELETE FROM paper")
 
 
+def test_a_lock_on_the_file_stops_no_reader(garden):
+    build(garden.database, garden.root)
+    with sqlite3.connect(garden.database) as connection:
+        connection.execute("BEGIN EXCLUSIVE")
+        with Catalog.open(garden.database) as atlas:
+            assert len(atlas) == 4
+
+
 def test_refuses_a_file_that_is_missing_foreign_or_of_another_version(garden):
     with pytest.raises(CatalogError, match=r"no catalog at .*; run: make catalog"):
         Catalog.open(garden.database)
