@@ -71,7 +71,7 @@ def filters_to_keep(model: nn.Module, groups: Iterable[Group], amount: Amount, g
     for group, member in deciding_weights(model, groups).items():
         # s_j = sum_l sum |K_l| over the kernels K_l of filter F_j
         score = per_unit(member, slice_norms(weights[member.tensor], member.dim), group.size)
-        kept |= keep_units({group.name: score}, fraction, "layer")
+        kept |= keep_units({group.name: score}, fraction)
         if greedy:
             for reader, weight in weights_among(model, group.consumers):
                 gone = (reader.units >= 0) & ~kept[group.name].cpu()[reader.units]

@@ -66,7 +66,7 @@ class Agent:
 
 
 def new_agent(features: int = 11, hidden: int = 300, generator: torch.Generator | None = None) -> Agent:
-    """An agent of the paper's size, drawn from the generator."""
+    """An agent of the size in the code of AMC's authors, drawn from the generator."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(int(torch.randint(2**62, (), generator=generator)))
         layers = [nn.Linear(features, hidden), nn.ReLU(), nn.Linear(hidden, hidden), nn.ReLU(), nn.Linear(hidden, 1), nn.Sigmoid()]

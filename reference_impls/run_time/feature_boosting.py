@@ -16,7 +16,7 @@ Implementation details
 
 Deviations: C - round(s C) channels win, where the paper has ceil(d C) for the density d = 1 - s; one always wins.
 The paper lowers the density in steps and trains after each: here `wrap` sets it once, and `suppress` lowers it later.
-The authors' code takes the penalty of the winners only; here it is of all saliencies, as in the paper's loss.
+The authors' code takes the penalty of the winners only; here it is of all saliencies. The default strength is a reimplementation's.
 """
 
 import copy

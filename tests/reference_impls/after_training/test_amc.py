@@ -1,4 +1,4 @@
-"""AMC (he2018amc): its parts by hand and against scipy, its budget by counting, its agent on a task whose optimum is known."""
+"""AMC (he2018amc): its parts by hand, its budget by counting, its agent on a task whose optimum is known."""
 
 import itertools
 import math
@@ -6,17 +6,15 @@ import math
 import numpy as np
 import pytest
 import torch
-from scipy.stats import kstest, truncnorm
-from torch import nn
 
 from reference_impls.after_training import amc
 from reference_impls.core import counting, surgery
 from reference_impls.core.amounts import Budget
-from reference_impls.core.ddpg import Agent, new_agent, truncated_normal
+from reference_impls.core.ddpg import Agent, new_agent
 from reference_impls.core.structures import Costs, removable_groups
 from reference_impls.core.training import accuracy, fit
 from reference_impls.zoo.data import batches, digits
-from reference_impls.zoo.networks import convnet, densenet_small, mobilenet_small, resnet8
+from reference_impls.zoo.networks import convnet, resnet8
 
 EXAMPLE = torch.randn(1, 1, 8, 8, generator=torch.Generator().manual_seed(0))
 BATCHES = [(EXAMPLE, torch.tensor([0]))]
@@ -60,80 +58,6 @@ def test_the_state_by_hand():
     torch.testing.assert_close(space().state([])[-3:], torch.tensor([0.0, 26 / 30, 1.0]))
 
 
-@pytest.mark.parametrize(("mean", "deviation"), [(0.5, 0.5), (0.95, 0.2), (0.02, 0.05)])
-def test_noise_is_the_truncated_normal_of_scipy(mean, deviation):
-    generator = seeded()
-    drawn = [truncated_normal(mean, deviation, generator) for _ in range(800)]
-    assert min(drawn) >= 0 and max(drawn) <= 1
-    expected = truncnorm((0 - mean) / deviation, (1 - mean) / deviation, loc=mean, scale=deviation)
-    assert kstest(drawn, expected.cdf).pvalue > 0.01
-
-
-class Linear(nn.Module):
-    """Q(s, a) = u s + v a."""
-
-    def __init__(self, u, v):
-        super().__init__()
-        self.u, self.v = nn.Parameter(torch.tensor(u)), nn.Parameter(torch.tensor(v))
-
-    def forward(self, states, actions):
-        return self.u * states + self.v * actions
-
-
-class Slope(nn.Module):
-    """mu(s) = w s."""
-
-    def __init__(self, w):
-        super().__init__()
-        self.w = nn.Parameter(torch.tensor(w))
-
-    def forward(self, states):
-        return self.w * states
-
-
-def column(*numbers):
-    return torch.tensor(numbers)[:, None]
-
-
-def test_targets_by_hand():
-    # baseline: mean of (1, 3) = 2. Q'(s', mu'(s')) with u = 2, v = 3, w = 0.5: s' = 1 -> 2 + 3*0.5 = 3.5
-    # targets: 1 - 2 + 3.5 = 2.5, and 3 - 2 = 1 where the episode ended
-    agent = Agent(Slope(0.5), Linear(2.0, 3.0))
-    rewards, after, last = column(1.0, 3.0), column(1.0, 1.0), column(0.0, 1.0)
-    assert agent.targets(rewards, after, last).flatten().tolist() == [2.5, 1.0]
-    # then half the way from 2 to the mean 6 of the next batch: 4
-    assert agent.targets(rewards + 4, after, last).flatten().tolist() == [4.5, 3.0] and agent.baseline == 4.0
-
-
-def test_one_update_by_hand():
-    # target of a last transition with reward 5 after a baseline of 1: the first batch sets the baseline to 5, so y = 0
-    # Q(s=2, a=1) = 2*1 + 3*1 = 5 with u = 1, v = 3: too high, so u and v fall. Adam's first step is its rate: 0.1
-    # the actor climbs Q(s, w s): dQ/dw = v s > 0, so w rises by 0.01; the copies follow a fifth of the way
-    agent = Agent(Slope(0.5), Linear(1.0, 3.0), following=0.2, rates=(0.01, 0.1))
-    agent.learn(column(2.0), column(1.0), column(5.0), column(2.0), column(1.0))
-    assert agent.critic.u.item() == pytest.approx(0.9) and agent.critic.v.item() == pytest.approx(2.9)
-    assert agent.actor.w.item() == pytest.approx(0.51)
-    assert agent.slow_critic.u.item() == pytest.approx(0.98) and agent.slow_actor.w.item() == pytest.approx(0.502)
-    # a critic that thinks less of larger actions sends the actor down
-    agent = Agent(Slope(0.5), Linear(1.0, -3.0), rates=(0.01, 0.1))
-    agent.learn(column(2.0), column(1.0), column(5.0), column(2.0), column(1.0))
-    assert agent.actor.w.item() == pytest.approx(0.49)
-
-
-@pytest.mark.parametrize("build", [resnet8, convnet, mobilenet_small, densenet_small])
-def test_costs_are_those_of_the_network_cut_for_real(build):
-    model = build(generator=seeded())
-    groups = removable_groups(model, EXAMPLE)
-    costs = Costs(model, groups, EXAMPLE)
-    assert costs({}) == counting.macs(model, EXAMPLE)
-    generator = seeded(1)
-    for _ in range(4):
-        numbers = {group.name: int(torch.randint(1, group.size + 1, (), generator=generator)) for group in groups}
-        kept = {group.name: torch.arange(group.size) < numbers[group.name] for group in groups}
-        assert costs(numbers) == counting.macs(surgery.remove(model, groups, kept), EXAMPLE)
-    assert model.training
-
-
 @pytest.mark.parametrize("seed", range(3))
 @pytest.mark.parametrize("fraction", [0.2, 0.5, 0.9])
 def test_no_network_that_is_tried_exceeds_the_budget(seed, fraction):
@@ -159,7 +83,9 @@ def test_what_stays_is_what_the_next_layers_read_most_and_the_removal_is_real():
     # the stream is read by the first block, and by both paths of the second
     stream = [model.blocks[0].conv1, model.blocks[1].conv1, model.blocks[1].shortcut[0]]
     together = sum(layer.weight.detach().abs().sum((0, 2, 3)) for layer in stream)
-    assert amc.keep_largest(model, groups["conv1"], 3).nonzero().flatten().tolist() == together.topk(3).indices.sort().values.tolist()
+    for number in range(1, 8):
+        kept = amc.keep_largest(model, groups["conv1"], number).nonzero().flatten().tolist()
+        assert kept == together.topk(number).indices.sort().values.tolist()
     budget = Budget(macs=0.4 * counting.macs(model, EXAMPLE))
     small = amc.prune(model, BATCHES, budget, evaluate=lambda network: 0.5, episodes=2, warmup=2, generator=seeded())
     kept = {}

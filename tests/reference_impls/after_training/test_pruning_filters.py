@@ -77,6 +77,21 @@ def test_the_shortcut_decides_for_the_branch_that_is_added_to_it():
     assert (~kept["blocks.1.conv2"]).nonzero().flatten().tolist() == projection.abs().sum(1).argsort()[:4].sort().values.tolist()
 
 
+def test_of_two_layers_that_are_added_at_the_same_depth_the_first_decides():
+    class Parallel(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.one, self.other, self.reader = nn.Conv2d(1, 2, 1), nn.Conv2d(1, 2, 1), nn.Conv2d(2, 1, 1)
+
+        def forward(self, inputs):
+            return self.reader(self.one(inputs) + self.other(inputs))
+
+    model = Parallel()
+    model.one.weight.data = torch.tensor([1.0, 2.0])[:, None, None, None]
+    model.other.weight.data = torch.tensor([9.0, 1.0])[:, None, None, None]
+    assert pruning_filters.prune(model, [(torch.ones(1, 1, 2, 2), None)], 0.5).one.weight.flatten().tolist() == [2.0]
+
+
 def test_a_depthwise_filter_does_not_decide_and_every_layer_that_reads_a_concatenation_is_reached():
     model = net(mobilenet_small)
     decides = pruning_filters.deciding_weights(model, removable_groups(model, EXAMPLE))

@@ -76,7 +76,7 @@ def test_a_channel_that_never_fires_keeps_the_factor_one():
     "layer",
     [
         nn.Conv2d(3, 4, 3, padding=1),
-        nn.Conv2d(3, 4, (3, 1), stride=2, dilation=(1, 2)),
+        nn.Conv2d(3, 4, (3, 2), stride=2, dilation=(2, 1)),
         nn.Conv2d(3, 4, 3, padding=2, padding_mode="reflect"),
         nn.Conv2d(3, 4, (1, 3), padding=(2, 0)),
         nn.Linear(3, 4),

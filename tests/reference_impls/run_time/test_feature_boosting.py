@@ -133,6 +133,23 @@ def test_wrap_gates_a_network_with_shortcuts_and_leaves_the_given_one_alone():
     copy.deepcopy(boosted)  # also while a saliency hangs on a graph
 
 
+def test_a_convolution_whose_output_is_used_twice_and_a_grouped_one_stay_as_they_are():
+    class Shared(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.gated, self.first = nn.Conv2d(2, 2, 1), nn.BatchNorm2d(2)
+            self.shared, self.second = nn.Conv2d(2, 2, 1), nn.BatchNorm2d(2)
+            self.grouped, self.third = nn.Conv2d(2, 2, 1, groups=2), nn.BatchNorm2d(2)
+
+        def forward(self, inputs):
+            hidden = self.shared(self.first(self.gated(inputs)))
+            return self.third(self.grouped(self.second(hidden) + hidden))
+
+    boosted = wrap(Shared(), 0.5)
+    assert boosted.gated() == [boosted.network.gated]
+    assert boosted.network.second.affine and boosted.network.third.affine
+
+
 @pytest.mark.parametrize(("sparsity", "suppressed"), [(0.0, [0, 0]), (0.3, [1, 2]), (0.5, [2, 4]), (0.99, [3, 7])])
 def test_counts(sparsity, suppressed):
     # round(0.3*4) = 1, round(0.3*8) = 2; round(0.99*4) = 4 would leave no channel
