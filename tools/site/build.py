@@ -45,7 +45,8 @@ def write(atlas: Catalog, database: Path, pages: Path, records: Path) -> None:
     shutil.rmtree(pages, ignore_errors=True)
     papers = atlas.papers()
     Pages(atlas, papers, pages, records).write()
-    facets.write(atlas, database, papers, pages / "data")
+    with console.status(f"Writing the columns and words of {len(papers)} papers"):
+        facets.write(atlas, database, papers, pages / "data")
     shutil.copytree(SOURCES / "docs", pages / "docs")
     shutil.copytree(SOURCES / "static", pages / "static")
 

@@ -1,10 +1,12 @@
-"""Write every page that comes from the catalog as a Markdown file whose body is one block of HTML.
+"""Write every page that comes from the catalog as a Markdown file whose front matter holds it, the body ready as HTML.
 
-Jinja escapes every text on its way into the HTML, and Markdown passes a block of HTML through untouched: so no title, name or venue is
-ever read as markup.
+Jinja escapes every text on its way into the HTML, and Markdown never sees it: so no title, name or venue is ever read as markup. The
+theme's `main.html` puts the body where the content goes. (As a block of HTML in the content, Markdown would parse it twice, which costs more
+than everything else together.)
 """
 
 import json
+import re
 from collections import defaultdict
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
@@ -12,7 +14,6 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import yaml
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from rich.progress import track
 
@@ -26,6 +27,12 @@ TEMPLATES = ROOT / "site_src" / "templates"
 RESULTS = ROOT / "build" / "tests.json"
 SHOWN = 24
 """Papers that a taxonomy page lists before it points to the browser."""
+
+FOLDERS = ("before_training", "during_training", "after_training", "run_time", "fusion")
+"""The folders of the implementations, in the order of a network's life."""
+
+UNPRINTABLE = re.compile("[\x7f-\x9f\u2028\u2029\ufeff\ufffe\uffff\ud800-\udfff]")
+"""What JSON lets stand and YAML does not."""
 
 GROUPS = {
     "What goes": ("speedup", "granularity", "structured_family"),
@@ -100,11 +107,10 @@ class Pages:
         parts = address.split("/")
         depth = len(parts) - (parts[-1] == "index")
         body = self._environment.get_template(f"{template}.html").render(root="../" * depth or "./", **context)
-        head = {"title": title, "kind": template, **({"description": description} if description else {}), **(meta or {})}
-        written = yaml.dump(head, Dumper=_Dumper, allow_unicode=True, width=1 << 20, sort_keys=False)
+        head = {"title": title, "kind": template, **({"description": description} if description else {}), **(meta or {}), "body": body}
         path = self._folder / f"{address}.md"
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(f"---\n{written}---\n\n<div>\n{body}\n</div>\n", encoding="utf-8")
+        path.write_text(front_matter(head), encoding="utf-8")
 
     def _facts(self) -> dict[str, Any]:
         return {
@@ -199,9 +205,10 @@ class Pages:
         }
 
     def _implementations(self) -> None:
-        folders = defaultdict(list)
+        folders: dict[str, list[str]] = {folder: [] for folder in FOLDERS}
         for module in self._modules:
             folders[module.partition(".")[0]].append(module)
+        folders = {folder: modules for folder, modules in folders.items() if modules}
         self._write(
             "implementations/index",
             "implementations",
@@ -282,8 +289,11 @@ def _by_relation(implementation: Implementation) -> list[tuple[Relation, list[An
     return [(relation, groups[relation]) for relation in Relation if groups[relation]]
 
 
-class _Dumper(yaml.SafeDumper):
-    """Writes YAML that no text can break out of; long lists are never shared by reference."""
+def front_matter(fields: dict[str, Any]) -> str:
+    """A Markdown file that is nothing but these fields: JSON values, which are YAML too, in which no text can break out of its quotes."""
+    lines = (f"{name}: {UNPRINTABLE.sub(_escaped, json.dumps(value, ensure_ascii=False))}" for name, value in fields.items())
+    return "\n".join(["---", *lines, "---", ""])
 
-    def ignore_aliases(self, data: Any) -> bool:
-        return True
+
+def _escaped(found: re.Match[str]) -> str:
+    return f"\\u{ord(found[0]):04x}"

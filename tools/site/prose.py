@@ -106,7 +106,8 @@ class Docstrings:
             return self._list(lines)
         text = " ".join(line.strip() for line in lines)
         if lead := LEAD.match(text):
-            return Markup("<p><strong>{}</strong> {}</p>").format(lead[1] + ".", self.inline(text[lead.end() :]))
+            rest = text[lead.end() :]
+            return Markup("<p><strong>{}</strong> {}</p>").format(lead[1] + ".", self.inline(rest[:1].upper() + rest[1:]))
         return Markup("<p>{}</p>").format(self.inline(text))
 
     def _list(self, lines: list[str]) -> Markup:

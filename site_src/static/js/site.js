@@ -42,6 +42,11 @@ document.addEventListener("click", async (event) => {
   setTimeout(() => (button.textContent = "Copy"), 1600);
 });
 
+// What scrolls must be reachable by keyboard.
+for (const block of document.querySelectorAll(".prose pre, .prose table")) {
+  if (block.scrollWidth > block.clientWidth) block.tabIndex = 0;
+}
+
 // A definition stays inside the window, and Escape hides it.
 function place(tag) {
   const definition = tag.querySelector(".definition");

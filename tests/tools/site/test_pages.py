@@ -8,12 +8,16 @@ from urllib.parse import unquote, urljoin, urlsplit
 
 import pytest
 import yaml
+from hypothesis import example, given
+from hypothesis import strategies as st
+from mkdocs.utils.meta import get_data
 
 from catalog import Catalog
 from schema.terms import FACETS
 from tests.site import made_up
 from tests.site.made_up import HOSTILE
 from tools.site import build
+from tools.site.pages import front_matter
 
 PAPERS = 60
 
@@ -130,3 +134,12 @@ def test_the_same_catalog_gives_the_same_pages(folder, tmp_path):
         }
 
     assert contents(folder / "pages") == contents(tmp_path / "pages")
+
+
+@given(st.text(), st.lists(st.text()))
+@example('---\n"', ["...", "\u2028\x85\ufeff", "a: b # c", "\\u0041", "{{ x }}", "\x00\x07\x1b"])
+def test_front_matter_gives_every_text_back(text, texts):
+    written = front_matter({"title": text, "citation": texts, "body": text})
+    content, fields = get_data(written)
+    assert fields == {"title": text, "citation": texts, "body": text}
+    assert content == ""

@@ -62,7 +62,7 @@ def test_a_docstring_has_lead_ins_lists_and_arguments(docstrings):
     import inspect
 
     written = docstrings.render(inspect.cleandoc(text))
-    assert "<p><strong>Idea.</strong> gates &lt;c&gt;.</p>" in written
+    assert "<p><strong>Idea.</strong> Gates &lt;c&gt;.</p>" in written
     assert "<p><strong>Implementation details.</strong></p><ol><li>First goes on.</li><li>Second.</li></ol>" in written
     assert "<dt><code>batches</code></dt><dd>(inputs, targets), at least one.</dd>" in written
     assert "<dt><code>ValueError</code></dt><dd>none given.</dd>" in written
