@@ -1,8 +1,8 @@
 """Write every page that comes from the catalog as a Markdown file whose front matter holds it, the body ready as HTML.
 
 Jinja escapes every text on its way into the HTML, and Markdown never sees it: so no title, name or venue is ever read as markup. The
-theme's `main.html` puts the body where the content goes. (As a block of HTML in the content, Markdown would parse it twice, which costs more
-than everything else together.)
+theme's `main.html` puts the body where the content goes. (In the content, as a block of HTML, Markdown would parse it twice, at more than
+the cost of everything else.)
 """
 
 import json
