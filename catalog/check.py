@@ -127,8 +127,6 @@ def _record(source: RecordSource, reading: Reading, modules: dict[str, Source]) 
             yield Problem(path, place, not_allowed("axis of evidence", axis, EVIDENCE_AXES))
         elif axis not in needed:
             yield Problem(path, place, f"evidence for `{axis}`, which is empty; allowed: {', '.join(sorted(needed))}")
-    if not record.references:
-        yield Problem(path, line(("references",)), "no reference; allowed: at least one {implementation: folder.module, relation: ...}")
     for position, key in enumerate(record.builds_on):
         if key not in reading.entries and key not in reading.records:
             alike = hint(key, reading.entries)
@@ -139,6 +137,9 @@ def _record(source: RecordSource, reading: Reading, modules: dict[str, Source]) 
         if link.implementation in seen:
             yield Problem(path, place, f"a second link to {link.implementation}; allowed: one link per implementation")
         seen.add(link.implementation)
+        if link.relation is Relation.NEAREST:
+            message = "`nearest` is worked out from the tags; allowed: implements, variant, subject, or no reference"
+            yield Problem(path, line(("references", position, "relation")), message)
         module = modules.get(link.implementation)
         if module is None:
             alike = hint(link.implementation, modules, likeness=0.8)

@@ -10,6 +10,7 @@ from pydantic import ValidationError
 
 from catalog import bibtex, located
 from catalog.located import Located, validate
+from catalog.nearest import with_nearest
 from catalog.problem import Problem, not_allowed
 from schema.records import Entry, Paper, Record, Venue, fold
 
@@ -46,7 +47,7 @@ class Reading:
     """What the text files say.
 
     Attributes:
-        papers: entry and record joined, where both are valid; by year and key.
+        papers: entry and record joined, where both are valid; by year and key. One without a reference links to its nearest implementation.
         venues: id -> venue.
         spellings: folded id, name or abbreviation -> venue.
         entries, records: every one, valid or not, by key.
@@ -90,6 +91,7 @@ def read(root: Path = ROOT, progress: Progress | None = None) -> Reading:
         if source.record and entry and source.record.key == key:
             reading.papers.append(Paper(**dict(entry) | dict(source.record)))
     reading.papers.sort(key=lambda paper: (paper.year is None, paper.year, paper.key))
+    reading.papers = with_nearest(reading.papers)
     return reading
 
 

@@ -274,7 +274,7 @@ class Record(Model):
         taxonomy: where the paper stands.
         networks, applications: families of networks and tasks that the paper deals with.
         evidence: where the tags of an axis were read; one for every axis that is not empty.
-        references: links to reference implementations, at least one.
+        references: links to reference implementations; one to the nearest is worked out where none is written.
         builds_on: keys of the papers that it says it extends.
         code: addresses of the authors' code.
         reported: numbers that the paper or another source reports.
@@ -289,7 +289,7 @@ class Record(Model):
     networks: Annotated[tuple[Network, ...], Tags] = ()
     applications: Annotated[tuple[Application, ...], Tags] = ()
     evidence: dict[str, Evidence] = {}
-    references: tuple[ReferenceLink, ...]
+    references: tuple[ReferenceLink, ...] = ()
     builds_on: Annotated[tuple[Key, ...], Once] = ()
     code: Annotated[tuple[Url, ...], Once] = ()
     reported: tuple[Measurement, ...] = ()

@@ -89,8 +89,6 @@ RECORDS = {
         kind: adjacent
         taxonomy: {when: [run_time]}
         evidence: {when: title}
-        references:
-          - {implementation: before_training.shears, relation: nearest}
         builds_on: [muller2019shears, adler1990pruning]
         """,
     "anonundatedtrunks": """

@@ -35,19 +35,19 @@ ONE_PROBLEM = {
     "unknown field": (SHEARS, "name: SHEARS", "nme: SHEARS", f"{SHEARS}:3", "unknown field `nme`, did you mean `name`?", "key, name, kind, taxonomy"),
     "unknown axis": (APPLE, "  when: [after_training]", "  wen: [after_training]", f"{APPLE}:6", "unknown field `wen`, did you mean `when`?", "speedup, granularity, when"),
     "unknown kind": (TRUNKS, "kind: survey", "kind: surveys", f"{TRUNKS}:3", "unknown kind `surveys`, did you mean `survey`?", "method, theory"),
-    "unknown relation": (LEAVES, "relation: nearest", "relation: near", f"{LEAVES}:7", "unknown relation `near`, did you mean `nearest`?", "implements, variant, subject, nearest"),
+    "unknown relation": (TRUNKS, "relation: subject", "relation: subjects", f"{TRUNKS}:6", "unknown relation `subjects`, did you mean `subject`?", "implements, variant, subject, nearest"),
     "unknown evidence": (LEAVES, "when: title", "when: titel", f"{LEAVES}:5", "unknown when `titel`, did you mean `title`?", "survey_figure"),
     "a tag twice": (APPLE, "speedup: [unstructured]", "speedup: [unstructured, unstructured]", f"{APPLE}:5", "named twice: unstructured", ""),
     "no list": (APPLE, "speedup: [unstructured]", "speedup: unstructured", f"{APPLE}:5", '`speedup`: "unstructured" does not fit', "list"),
     "a number for text": (SHEARS, "name: SHEARS", "name: 2019", f"{SHEARS}:3", "`name`: 2019 does not fit", "string"),
     "text for a number": (SHEARS, "value: 91.5", "value: a lot", f"{SHEARS}:18", '`value`: "a lot" does not fit', "number"),
     "missing taxonomy": (LEAVES, "taxonomy: {when: [run_time]}\nevidence: {when: title}\n", "", f"{LEAVES}:2", "`taxonomy` is missing", "required"),
-    "missing relation": (LEAVES, ", relation: nearest", "", f"{LEAVES}:7", "`relation` is missing", "required"),
+    "missing relation": (APPLE, ", relation: implements", "", f"{APPLE}:12", "`relation` is missing", "required"),
     "other without a note": (SHEARS, "  how_note: asks the gardener\n", "", f"{SHEARS}:4", "how_note stands beside `other`", ""),
     "a note without other": (SHEARS, "[sensitivity, other]", "[sensitivity]", f"{SHEARS}:4", "how_note stands beside `other`", ""),
     "variant without difference": (SHEARS, ', differs: "It cuts before, not after."', "", f"{SHEARS}:14", "differs is missing: a variant says", ""),
     "subject without difference": (TRUNKS, ", differs: It describes what the module does.", "", f"{TRUNKS}:6", "differs is missing: a subject says", ""),
-    "nearest with a difference": (LEAVES, "relation: nearest", "relation: nearest, differs: somehow", f"{LEAVES}:7", "differs does not go with nearest", "variant, subject"),
+    "implements with a difference": (APPLE, "relation: implements", "relation: implements, differs: somehow", f"{APPLE}:12", "differs does not go with implements", "variant, subject"),
     "empty difference": (TRUNKS, "It describes what the module does.", "''", f"{TRUNKS}:6", "`differs` is empty", "text"),
     "duplicate key": (APPLE, "kind: method", "kind: method\nkind: theory", f"{APPLE}:4", "`kind` is given twice", "once"),
     "duplicate nested key": (LEAVES, "{when: [run_time]}", "{when: [run_time], when: [run_time]}", f"{LEAVES}:4", "`when` is given twice", "once"),
@@ -61,12 +61,12 @@ ONE_PROBLEM = {
     "settings without evidence": (APPLE, "settings: full_text, ", "", f"{APPLE}:10", "no evidence for `settings`", "settings: survey_figure | "),
     "evidence without tag": (LEAVES, "{when: title}", "{when: title, how: title}", f"{LEAVES}:5", "evidence for `how`, which is empty", "when"),
     "evidence for no axis": (LEAVES, "{when: title}", "{when: title, passes: title}", f"{LEAVES}:5", "unknown axis of evidence `passes`", "speedup, granularity"),
-    "no reference": (LEAVES, "references:\n  - {implementation: before_training.shears, relation: nearest}", "references: []", f"{LEAVES}:6", "no reference", "at least one"),
+    "a nearest that is written": (APPLE, "relation: implements", "relation: nearest", f"{APPLE}:12", "`nearest` is worked out from the tags", "or no reference"),
     "two links to one module": (SHEARS, "implementation: after_training.saw", "implementation: before_training.shears", f"{SHEARS}:14", "a second link to before_training.shears", "one link"),
-    "no such module": (LEAVES, "before_training.shears", "before_training.shear", f"{LEAVES}:7", "there is no implementation `before_training.shear`, did you mean `before_training.shears`?", "reference_impls/before_training/shear.py"),
-    "module without folder": (LEAVES, "before_training.shears", "shears", f"{LEAVES}:7", "`shears` is no implementation", "folder.module"),
-    "builds on nothing": (LEAVES, "[muller2019shears, adler1990pruning]", "\n  - muller2019shears\n  - adler1990prune", f"{LEAVES}:10", "builds_on: unknown key `adler1990prune`, did you mean `adler1990pruning`?", "keys of the catalog"),
-    "builds on no key": (LEAVES, "[muller2019shears, adler1990pruning]", "[SHEARS]", f"{LEAVES}:8", "`SHEARS` is no builds_on", "lee2019snip"),
+    "no such module": (TRUNKS, "before_training.shears", "before_training.shear", f"{TRUNKS}:6", "there is no implementation `before_training.shear`, did you mean `before_training.shears`?", "reference_impls/before_training/shear.py"),
+    "module without folder": (TRUNKS, "before_training.shears", "shears", f"{TRUNKS}:6", "`shears` is no implementation", "folder.module"),
+    "builds on nothing": (LEAVES, "[muller2019shears, adler1990pruning]", "\n  - muller2019shears\n  - adler1990prune", f"{LEAVES}:8", "builds_on: unknown key `adler1990prune`, did you mean `adler1990pruning`?", "keys of the catalog"),
+    "builds on no key": (LEAVES, "[muller2019shears, adler1990pruning]", "[SHEARS]", f"{LEAVES}:6", "`SHEARS` is no builds_on", "lee2019snip"),
     "builds on itself": (APPLE, "kind: method", "builds_on: [adler1990pruning]", f"{APPLE}:3", "builds_on goes round: adler1990pruning -> adler1990pruning", "no cycle"),
     "a cycle": (APPLE, "kind: method", "builds_on: [beek2019leaves]", f"{APPLE}:3", "builds_on goes round: adler1990pruning -> beek2019leaves -> adler1990pruning", "no cycle"),
     "the folder of another time": (SHEARS, "when: [before_training]", "when: [after_training]", f"{SHEARS}:13", "implemented in before_training/", "after_training, fusion"),
@@ -219,7 +219,7 @@ def test_early_training_stands_in_during_training_and_fusion_needs_its_tag(garde
     (garden.root / "tests/reference_impls/during_training").mkdir()
     tests = garden.root / "tests/reference_impls"
     (tests / "before_training/test_shears.py").rename(tests / "during_training/test_shears.py")
-    for path in (SHEARS, LEAVES, TRUNKS):
+    for path in (SHEARS, TRUNKS):
         garden.replace(path, "before_training.shears", "during_training.shears")
     garden.replace(SHEARS, "when: [before_training]", "when: [early_training]")
     assert problems(garden) == []

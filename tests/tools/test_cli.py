@@ -205,12 +205,12 @@ def test_check(atlas):
 def test_check_and_build_print_every_problem_and_leave_the_database(atlas):
     before = atlas.garden.database.read_bytes()
     atlas.garden.replace("catalog/papers/adler1990pruning.md", "[magnitude]", "[magnitud]")
-    atlas.garden.replace("catalog/papers/beek2019leaves.md", "relation: nearest", "relation: near")
+    atlas.garden.replace("catalog/papers/anonundatedtrunks.md", "relation: subject", "relation: subjects")
     for command in ("check", "build"):
         result = atlas(command, status=1)
         assert [line.split(": ")[0] for line in result.stdout.splitlines()] == [
             "catalog/papers/adler1990pruning.md:7",
-            "catalog/papers/beek2019leaves.md:7",
+            "catalog/papers/anonundatedtrunks.md:6",
         ]
         assert "2 problems" in result.stderr
     assert atlas.garden.database.read_bytes() == before
