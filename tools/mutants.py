@@ -19,14 +19,14 @@ import signal
 import sys
 import time
 import tomllib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import typer
 from rich.console import Console
-from rich.progress import track
+from rich.progress import Progress
 from rich.table import Table
 
 ROOT = Path(__file__).parents[1]
@@ -221,18 +221,36 @@ def breaks(name: str, source: str) -> tuple[list[tuple[str, str]], dict[str, str
 
 def killed(name: str, source: str) -> bool:
     """Whether the module's tests notice that its source is this one. Runs in a fork."""
-    child = os.fork()
-    if child == 0:
-        _run_tests(name, source)
-    deadline = time.monotonic() + SECONDS
-    while time.monotonic() < deadline:
-        done, status = os.waitpid(child, os.WNOHANG)
-        if done:
-            return os.waitstatus_to_exitcode(status) != 0
-        time.sleep(0.01)
-    os.kill(child, signal.SIGKILL)
-    os.waitpid(child, 0)
-    return True
+    return all_killed(name, [source], 1)[0]
+
+
+def all_killed(name: str, sources: Sequence[str], processes: int) -> list[bool]:
+    """For each source whether the module's tests notice it; so many at a time, each in a fork."""
+    outcome: list[bool] = [True] * len(sources)
+    waiting = list(enumerate(sources))[::-1]
+    running: dict[int, tuple[int, float]] = {}
+    with Progress(console=Console(stderr=True), disable=len(sources) == 1) as progress:
+        bar = progress.add_task(name, total=len(sources))
+        while waiting or running:
+            while waiting and len(running) < processes:
+                place, source = waiting.pop()
+                child = os.fork()
+                if child == 0:
+                    _run_tests(name, source)
+                running[child] = (place, time.monotonic() + SECONDS)
+            for child, (place, deadline) in list(running.items()):
+                done, status = os.waitpid(child, os.WNOHANG)
+                if done:
+                    outcome[place] = os.waitstatus_to_exitcode(status) != 0
+                elif time.monotonic() > deadline:  # its tests would never end: noticed
+                    os.kill(child, signal.SIGKILL)
+                    os.waitpid(child, 0)
+                else:
+                    continue
+                del running[child]
+                progress.advance(bar)
+            time.sleep(0.01)
+    return outcome
 
 
 def _run_tests(name: str, source: str) -> None:
@@ -287,9 +305,9 @@ def examine(name: str) -> list[Outcome]:
     drawn = mutants(source)
     if len(drawn) > MOST:
         drawn = [drawn[i] for i in sorted(random.Random(SEED).sample(range(len(drawn)), MOST))]
-    outcomes = [
-        Outcome(what, killed(name, text)) for what, text in track([*by_hand, *drawn], description=name, console=Console(stderr=True))
-    ]
+    broken = [*by_hand, *drawn]
+    found = all_killed(name, [text for _, text in broken], os.cpu_count() or 1)
+    outcomes = [Outcome(what, dead) for (what, _), dead in zip(broken, found, strict=True)]
     CACHE.mkdir(parents=True, exist_ok=True)
     cached.write_text(json.dumps([asdict(outcome) for outcome in outcomes]))
     return outcomes
@@ -302,6 +320,7 @@ def main(modules: list[str] = typer.Argument(None, help="folder.module; all of t
     from reference_impls.core import contract
 
     torch.set_num_threads(1)
+    os.nice(10)  # hours of work give way to whatever else the machine does
     console, failed = Console(), False
     table = Table("module", "mutants", "killed", "%", title="Mutants killed by each module's own tests")
     survivors: list[str] = []
