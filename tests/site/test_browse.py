@@ -230,6 +230,15 @@ def test_nothing_found_says_which_filter_to_drop(visit, atlas):
     assert "several" in page.locator("[data-nothing]").inner_text()
 
 
+def test_a_slip_in_the_words_is_forgiven(visit, atlas):
+    name = next(paper.name for paper in atlas.papers() if paper.name and paper.name.startswith("Prune2"))
+    page = visit().go("browse/")
+    page.locator("#text").fill(name.replace("un", "nu"))
+    page.locator("[data-meant]", has_text=name).first.click()
+    settled(page)
+    assert total(page) == len(atlas.keys(text=name)) > 0
+
+
 def test_clear_all(visit, atlas):
     page = visit().go("browse/?when=run_time&years=2018-2020&text=sparse")
     page.locator("[data-clear]").click()

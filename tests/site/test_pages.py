@@ -161,3 +161,39 @@ def test_a_page_that_is_not_there(visit):
     visitor.page.wait_for_selector(".browse[data-ready]")
     assert all("404" in complaint for complaint in visitor.complaints)
     visitor.complaints.clear()  # the 404 itself
+
+
+def test_a_slip_of_the_finger_still_finds_the_name(visit, atlas):
+    paper = next(paper for paper in atlas.papers() if paper.name and paper.name.startswith("Prune3") and len(paper.name) == 8)
+    slip = paper.name.replace("un", "nu")  # two letters swapped
+    page = visit().go("taxonomy/")
+    page.keyboard.press("/")
+    page.keyboard.type(slip)
+    options = page.get_by_role("option")
+    options.first.wait_for()
+    assert paper.name in options.first.inner_text()
+    field = page.get_by_role("combobox")
+    assert field.get_attribute("aria-expanded") == "true"
+    page.keyboard.press("ArrowDown")
+    assert options.first.get_attribute("aria-selected") == "true"
+    assert field.get_attribute("aria-activedescendant") == options.first.get_attribute("id")
+    page.keyboard.press("Enter")
+    page.wait_for_url(re.compile(f"papers/{paper.key}/"))
+
+
+def test_the_name_itself_comes_first(visit, atlas):
+    paper = next(paper for paper in atlas.papers() if paper.name == "Prune12")  # Prune120 and others begin so
+    page = visit().go("")
+    page.locator("#hero-text").fill("prune12")
+    page.get_by_role("option").first.wait_for()
+    assert page.get_by_role("option").first.inner_text().startswith("Prune12 ")
+    assert paper.title in page.get_by_role("option").first.inner_text()
+    page.keyboard.press("Escape")
+    assert page.get_by_role("option").count() == 0
+
+
+def test_terms_of_the_taxonomy_are_suggested(visit):
+    page = visit().go("implementations/")
+    page.locator("#masthead-text").fill("magnitud")
+    page.get_by_role("option", name="How to prune").click()
+    page.wait_for_url(re.compile("taxonomy/how/magnitude/"))

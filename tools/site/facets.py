@@ -13,7 +13,7 @@ from typing import Any
 from catalog import Catalog
 from catalog.query import TEXT_WEIGHTS
 from schema.records import Paper, fold
-from schema.terms import FACETS
+from schema.terms import AXIS, FACETS
 from tools import formats
 from tools.site import cite
 
@@ -25,11 +25,12 @@ SHARD_LETTERS = 2
 
 
 def write(atlas: Catalog, database: Path, papers: Sequence[Paper], folder: Path) -> None:
-    """Write `atlas.json`, `papers/`, `text/`, and a folder for each format of `exports` into the folder."""
+    """Write `atlas.json`, `names.json`, `papers/`, `text/`, and a folder for each format of `exports` into the folder."""
     forms = exports(atlas)
     for name in ("papers", "text", *forms):
         (folder / name).mkdir(parents=True, exist_ok=True)
     _dump(folder / "atlas.json", columns(papers))
+    _dump(folder / "names.json", names(papers))
     for number, start in enumerate(range(0, len(papers), CHUNK)):
         chunk = papers[start : start + CHUNK]
         _dump(folder / "papers" / f"{number}.json", [row(paper) for paper in chunk])
@@ -65,6 +66,12 @@ def columns(papers: Sequence[Paper]) -> dict[str, Any]:
         "by_title": by_title,
         "axes": axes,
     }
+
+
+def names(papers: Sequence[Paper]) -> dict[str, list[list[Any]]]:
+    """What a search field completes: names of papers with their numbers, titles of the taxonomy's values with axis and address."""
+    terms = [[term.title, AXIS[axis].title, f"taxonomy/{axis}/{term}/"] for axis, terms in FACETS.items() for term in terms]
+    return {"papers": [[paper.name, number] for number, paper in enumerate(papers) if paper.name], "terms": terms}
 
 
 def exports(atlas: Catalog) -> dict[str, Callable[[Paper], Any]]:

@@ -1,7 +1,8 @@
 /** The browse page: facets, words, years, sorting; everything asked stands in the address. */
 import { Atlas } from "./atlas.js";
 import * as bits from "./bits.js";
-import { address, announce, element, load } from "./dom.js";
+import { announce, element, load } from "./dom.js";
+import { nearest } from "./near.js";
 import { Results } from "./results.js";
 import * as selections from "./selection.js";
 import { Words } from "./words.js";
@@ -132,6 +133,20 @@ function showNothing(total, filters) {
   });
   const hint = ways.length ? "One filter stands in the way of these:" : "No single filter is to blame; several have to go.";
   place.replaceChildren(element("p", { class: "nothing-title" }, "No paper matches all of this."), element("p", {}, hint), element("ul", {}, ...buttons));
+  if (selection.text) suggest(place.lastChild, selection.text);
+}
+
+/** Names that the words may have meant, in front of the other ways out. */
+async function suggest(list, typed) {
+  const { papers } = await load("data/names.json");
+  for (const [name] of nearest(typed, papers, ([name]) => name, 3).reverse()) {
+    const button = element("button", { type: "button", class: "quiet", "data-meant": name }, `Did you mean ${name}?`);
+    button.addEventListener("click", () => {
+      text.value = name;
+      ask({ ...selection, text: name });
+    });
+    list.prepend(element("li", {}, button));
+  }
 }
 
 function filterName(name) {

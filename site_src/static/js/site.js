@@ -1,5 +1,8 @@
 /** What every page has: theme, copying, definitions, the search key. */
+import { Complete } from "./complete.js";
 import { announce } from "./dom.js";
+
+for (const input of document.querySelectorAll("[data-complete]")) new Complete(input);
 
 const root = document.documentElement;
 const dark = matchMedia("(prefers-color-scheme: dark)");
@@ -72,11 +75,9 @@ document.addEventListener("keydown", (event) => {
   }
   const typing = event.target.closest("input, textarea, select, [contenteditable]");
   if (event.key === "/" && !typing && !event.ctrlKey && !event.metaKey && !event.altKey) {
-    const field = document.querySelector("#text") ?? document.querySelector("#masthead-text");
-    if (field.checkVisibility()) {
-      event.preventDefault();
-      field.focus();
-      field.select();
-    }
+    const field = [...document.querySelectorAll("#text, #hero-text, #masthead-text")].find((input) => input.checkVisibility());
+    event.preventDefault();
+    field.focus();
+    field.select();
   }
 });

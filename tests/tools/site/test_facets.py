@@ -48,7 +48,7 @@ def test_rows_come_in_chunks_in_the_catalogs_order(atlas, database, papers, tmp_
     assert [row[0] for row in rows] == list(atlas)
     assert [row[1] for row in rows] == [paper.title for paper in papers]
     assert not (tmp_path / "papers" / "3.json").exists()
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["atlas.json", "bib", "csv", "json", "papers", "ris", "text"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["atlas.json", "bib", "csv", "json", "names.json", "papers", "ris", "text"]
 
 
 def _ranked(index, shards, words, count):
