@@ -106,6 +106,31 @@ def test_the_description_of_layers_by_hand():
     assert rows[4].tolist() == [4, 64, 64, 1, 1, 0, 1, 4096]
 
 
+def test_transitions_carry_the_proposed_action_the_final_reward_and_the_next_state():
+    class Watching:
+        learned: list = []  # noqa: RUF012
+
+        def actor(self, state):
+            return torch.tensor([0.99])
+
+        def learn(self, *batch):
+            self.learned.append(batch)
+
+    # a hundredth of noise around 0.99: the first two steps keep all they propose, 4 and 5 of 8 units by the cut, the last keeps 1 of 2
+    here, agent = space(reward=lambda numbers: -float(sum(numbers))), Watching()
+    numbers, rewards = amc.search(here, agent, 1, 0, seeded(), noise=0.01)
+    assert numbers == [4, 5, 1] and rewards == [-10.0]
+    assert len(agent.learned) == 3  # one update per layer
+    states, actions, earned, after, last = agent.learned[0]
+    order = states[:, 0].argsort()  # t is the first feature
+    assert last[order].flatten().tolist() == [0, 0, 1]
+    assert earned.flatten().tolist() == [-10.0] * 3
+    assert (actions > 0.9).all()
+    expected = torch.stack([here.state([]), here.state([4]), here.state([4, 5])])
+    torch.testing.assert_close(states[order], expected)
+    torch.testing.assert_close(after[order][:2], expected[1:])
+
+
 @pytest.mark.parametrize("seed", range(3))
 def test_the_agent_learns_a_near_optimal_allocation(seed):
     # what a step loses grows with the square of the fraction removed; the middle one matters twenty times as much. 8 units each at
