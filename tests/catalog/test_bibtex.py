@@ -17,6 +17,7 @@ from tests.made_up_papers import VENUES, papers
         ("{SNIP}: {S}ingle-shot\n  Network", "SNIP: Single-shot Network"),
         (r"Don't \& do 90\% of 5% -- yet", "Don't & do 90% of 5% -- yet"),  # a bare % is no comment, an apostrophe no quote
         ("Don't & do 90% of 5% -- yet", "Don't & do 90% of 5% -- yet"),
+        (r"{\'E}t{\'e}'s 5% -- and 90\%", "Été's 5% -- and 90%"),
         (r"Top-$p$ Pruning at $\ell_1$", "Top-p Pruning at ℓ_1"),
         ("costs 5$", "costs 5$"),
         (r"a \textbackslash{} \{b\} \textasciitilde{} \textasciicircum{}", r"a \ {b} ~ ^"),
