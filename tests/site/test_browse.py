@@ -37,10 +37,10 @@ def shown_counts(page):
 
 def shown_keys(page):
     while page.locator("[data-more]").is_visible():
-        before = page.locator("[data-results] > li").count()
+        before = page.locator("[data-results] [data-key]").count()
         page.locator("[data-more] button").click()
-        page.wait_for_function("before => document.querySelectorAll('[data-results] > li').length > before", arg=before)
-    return page.eval_on_selector_all("[data-results] > li", "rows => rows.map(row => row.dataset.key)")
+        page.wait_for_function("before => document.querySelectorAll('[data-results] [data-key]').length > before", arg=before)
+    return page.eval_on_selector_all("[data-results] [data-key]", "rows => rows.map(row => row.dataset.key)")
 
 
 def box(page, axis, value):
@@ -306,3 +306,45 @@ def test_by_keyboard_alone(visit, atlas):
     page.keyboard.press("Space")
     settled(page)
     assert total(page) == len(atlas.keys(text="pruning", speedup="structured"))
+
+
+def test_a_table_of_the_same_papers(visit, atlas):
+    page = visit().go("browse/?when=run_time&sort=oldest")
+    page.get_by_role("button", name="Table").click()
+    settled(page)
+    assert "view=table" in page.url
+    assert shown_keys(page) == atlas.keys(when="run_time")
+    row = page.locator(f"[data-results] [data-key={atlas.keys(when='run_time')[0]}]").inner_text()
+    assert "At run time" in row
+    page.go_back()
+    settled(page)
+    assert page.locator("[data-results] table").count() == 0
+
+
+def test_a_timeline_of_the_same_papers(visit, atlas):
+    page = visit().go("browse/?when=before_training&view=timeline")
+    settled(page)
+    papers = atlas.papers(when="before_training")
+    assert sorted(page.eval_on_selector_all(".timeline [data-key]", "links => links.map(link => link.dataset.key)")) == sorted(
+        p.key for p in papers
+    )
+    newest = max(paper.year for paper in papers if paper.year)
+    count = sum(paper.year == newest for paper in papers)
+    assert page.locator(".timeline h2").first.inner_text() == f"{newest} {count}"
+
+
+def test_a_matrix_counts_and_leads_to_its_papers(visit, atlas):
+    page = visit().go("browse/?years=2010-2024&view=matrix")
+    settled(page)
+    count = len(atlas.keys(years=(2010, 2024), how="magnitude", when="before_training"))
+    cell = page.locator("[data-cell='magnitude before_training']")
+    assert int(cell.inner_text()) == count
+    page.locator(".matrix-axes select").first.select_option("granularity")
+    settled(page)
+    assert "rows=granularity" in page.url
+    cell = page.locator("[data-cell='weight before_training']")
+    expected = atlas.keys(years=(2010, 2024), granularity="weight", when="before_training")
+    assert int(cell.inner_text()) == len(expected)
+    cell.click()
+    settled(page)
+    assert sorted(shown_keys(page)) == sorted(expected)

@@ -2,9 +2,12 @@
 import { Atlas } from "./atlas.js";
 import * as bits from "./bits.js";
 import { announce, element, load } from "./dom.js";
+import { matrix } from "./matrix.js";
 import { nearest } from "./near.js";
 import { Results } from "./results.js";
+import { Rows } from "./rows.js";
 import * as selections from "./selection.js";
+import { timeline } from "./timeline.js";
 import { Words } from "./words.js";
 import { Years } from "./years.js";
 
@@ -23,7 +26,8 @@ for (const facet of form.querySelectorAll("[data-axis]")) {
   titles[facet.dataset.axis] = { "": facet.querySelector("legend").textContent };
   for (const label of facet.querySelectorAll("label")) titles[facet.dataset.axis][label.control.value] = label.querySelector(".value").textContent;
 }
-const results = new Results(atlas, titles, find("[data-results]"), find("[data-more]"));
+const rows = new Rows(atlas.chunk);
+const results = new Results(atlas, titles, rows, find("[data-results]"), find("[data-more]"));
 const years = find(".years") && new Years(find(".years"), (range) => ask({ ...selection, years: range }));
 
 let selection = selections.parse(location.search, atlas.values);
@@ -39,7 +43,7 @@ function ask(wanted, typing = false) {
   if (typing && typed) history.replaceState(null, "", url);
   else history.pushState(null, "", url);
   typed = typing;
-  show();
+  return show();
 }
 
 async function show() {
@@ -60,8 +64,39 @@ async function show() {
   const order = SORTS.includes(selection.sort) && (selection.sort !== "relevance" || ranked.papers) ? selection.sort : ranked.papers ? "relevance" : "newest";
   sort.value = order;
   sort.options[0].disabled = !ranked.papers;
-  await results.show(atlas.ordered(found, order, ranked.papers));
+  await showPapers(turn, found, atlas.ordered(found, order, ranked.papers));
   if (turn === asked) delete page.dataset.busy;
+}
+
+async function showPapers(turn, found, papers) {
+  const { view } = selection;
+  const other = find("[data-view]");
+  for (const button of document.querySelectorAll("[data-show]")) button.setAttribute("aria-pressed", String(button.dataset.show === view));
+  if (view === "list" || view === "table") {
+    await results.show(papers, view === "table");
+    if (turn === asked) other.replaceChildren();
+    return;
+  }
+  const drawn = view === "timeline" ? await timeline(atlas, rows, papers) : matrix(atlas, titles, found, selection.across, narrow, across);
+  if (turn !== asked) return;
+  results.hide(papers);
+  other.replaceChildren(papers.length ? drawn : "");
+}
+
+/** Ask for one value on each of some axes, and list what is there. */
+function narrow(values) {
+  const axes = { ...selection.axes };
+  for (const [axis, value] of Object.entries(values)) axes[axis] = [value];
+  ask({ ...selection, axes, view: "list" });
+}
+
+async function across(at, axis) {
+  const wanted = [...selection.across];
+  // an axis across itself says nothing: the two change places
+  if (wanted[1 - at] === axis) wanted[1 - at] = wanted[at];
+  wanted[at] = axis;
+  await ask({ ...selection, across: wanted });
+  find(`.matrix-axes label:nth-child(${at + 1}) select`)?.focus();
 }
 
 function showControls(filters) {
@@ -169,6 +204,10 @@ form.addEventListener("change", (event) => {
   ask({ ...selection, axes });
 });
 form.addEventListener("submit", (event) => event.preventDefault());
+find("[data-views]").addEventListener("click", (event) => {
+  const view = event.target.dataset.show;
+  if (view && view !== selection.view) ask({ ...selection, view });
+});
 sort.addEventListener("change", () => ask({ ...selection, sort: sort.value }));
 
 let pause;
@@ -179,7 +218,7 @@ text.addEventListener("input", () => {
 text.addEventListener("blur", () => (typed = false));
 find("[data-clear]").addEventListener("click", () => {
   text.value = "";
-  ask({ text: "", years: null, sort: selection.sort, axes: {} });
+  ask({ ...selection, text: "", years: null, axes: {} });
 });
 
 addEventListener("popstate", () => {

@@ -1,62 +1,90 @@
-/** The list of papers found: rows come in chunks, and only what is shown is fetched. */
-import { address, drawing, element, load } from "./dom.js";
+/** The papers found, as a list or a table: only what is shown is fetched. */
+import { address, drawing, element } from "./dom.js";
 
 const STEP = 50;
 const STATUS = { implements: "implemented", variant: "variant of an implementation", subject: "about an implementation", nearest: "not implemented yet" };
-const ORDER = Object.keys(STATUS);
+export const ORDER = Object.keys(STATUS);
 const SHOWN = ["speedup", "when", "how"];
 
 export class Results {
   #atlas;
   #titles;
+  #rows;
   #list;
   #more;
-  #chunks = new Map();
   #turn = 0;
+  #table = false;
   papers = [];
 
-  constructor(atlas, titles, list, more) {
+  constructor(atlas, titles, rows, list, more) {
     this.#atlas = atlas;
     this.#titles = titles;
+    this.#rows = rows;
     this.#list = list;
     this.#more = more;
     more.querySelector("button").addEventListener("click", () => this.#append());
   }
 
-  /** Show the first papers of the list. */
-  async show(papers) {
+  /** Show the first papers, as a list or as a table. */
+  async show(papers, table) {
     const turn = ++this.#turn;
     this.papers = papers;
-    const rows = await this.#rows(papers.slice(0, STEP));
+    const made = await this.#made(papers.slice(0, STEP), table);
     if (turn !== this.#turn) return;
-    this.#list.replaceChildren(...rows);
+    this.#table = table;
+    if (table) this.#list.replaceChildren(element("table", {}, this.#head(), element("tbody", {}, ...made)));
+    else this.#list.replaceChildren(element("ol", { class: "paper-lines" }, ...made));
     this.#showMore();
+  }
+
+  /** Show nothing: another view is on. */
+  hide(papers) {
+    this.#turn++;
+    this.papers = papers;
+    this.#list.replaceChildren();
+    this.#more.hidden = true;
+  }
+
+  get #holder() {
+    return this.#list.querySelector("ol, tbody");
   }
 
   async #append() {
     const turn = this.#turn;
-    const shown = this.#list.children.length;
-    const rows = await this.#rows(this.papers.slice(shown, shown + STEP));
+    const shown = this.#holder.children.length;
+    const made = await this.#made(this.papers.slice(shown, shown + STEP), this.#table);
     if (turn !== this.#turn) return;
-    this.#list.append(...rows);
-    rows[0]?.querySelector("a").focus();
+    this.#holder.append(...made);
+    made[0]?.querySelector("a").focus();
     this.#showMore();
   }
 
   #showMore() {
-    const left = this.papers.length - this.#list.children.length;
+    const left = this.papers.length - this.#holder.children.length;
     this.#more.hidden = left <= 0;
     this.#more.querySelector("button").textContent = `Show ${Math.min(STEP, left)} more of ${left.toLocaleString("en")}`;
   }
 
-  async #rows(papers) {
-    const { chunk } = this.#atlas;
-    for (const number of new Set(papers.map((paper) => Math.floor(paper / chunk)))) {
-      if (!this.#chunks.has(number)) this.#chunks.set(number, load(`data/papers/${number}.json`));
-    }
-    const rows = [];
-    for (const paper of papers) rows.push(this.#row(paper, (await this.#chunks.get(Math.floor(paper / chunk)))[paper % chunk]));
-    return rows;
+  async #made(papers, table) {
+    const rows = await this.#rows.of(papers);
+    return rows.map((row, at) => (table ? this.#cells(papers[at], row) : this.#row(papers[at], row)));
+  }
+
+  #head() {
+    const columns = ["Paper", "Year", "Venue", ...SHOWN.map((axis) => this.#titles[axis][""]), "Implementation"];
+    return element("thead", {}, element("tr", {}, ...columns.map((column) => element("th", { scope: "col" }, column))));
+  }
+
+  #cells(paper, [key, title, name, , venue, implementation]) {
+    const relation = this.#relation(paper);
+    const heading = element("th", { scope: "row" }, element("a", { href: address(`papers/${key}/`) }, name ?? title), name ? element("small", {}, title) : "");
+    const tags = SHOWN.map((axis) => element("td", {}, this.#atlas.tags(paper, axis).map((value) => this.#titles[axis][value]).join(", ")));
+    const module = relation ? element("td", {}, mark(relation), " ", element("a", { href: address(`implementations/${implementation}/`) }, implementation)) : element("td");
+    return element("tr", { "data-key": key }, heading, element("td", {}, this.#atlas.years[paper] ?? ""), element("td", {}, venue ?? ""), ...tags, module);
+  }
+
+  #relation(paper) {
+    return ORDER.find((wanted) => this.#atlas.tags(paper, "relation").includes(wanted));
   }
 
   #row(paper, [key, title, name, authors, venue, implementation]) {
@@ -64,7 +92,7 @@ export class Results {
     if (name) heading.append(" ", element("span", { class: "name" }, name));
     const year = this.#atlas.years[paper] ?? "year unknown";
     const facts = element("p", { class: "paper-line-facts" }, `${people(authors)} · ${venue ? `${venue} ` : ""}${year}`);
-    const relation = ORDER.find((wanted) => this.#atlas.tags(paper, "relation").includes(wanted));
+    const relation = this.#relation(paper);
     if (relation) {
       const status = element("span", { class: "status" }, mark(relation), STATUS[relation]);
       facts.append(" · ", relation === "implements" ? element("a", { class: "status", href: address(`implementations/${implementation}/`) }, ...status.childNodes) : status);
@@ -79,7 +107,8 @@ function people(authors) {
   return authors.length > 4 ? `${authors.slice(0, 3).join(", ")} and ${authors.length - 3} more` : authors.join(", ");
 }
 
-function mark(relation) {
+/** The sign of a relation. */
+export function mark(relation) {
   const full = {
     implements: ["circle", { cx: 6, cy: 6, r: 4.75 }],
     variant: ["path", { d: "M6 1.25a4.75 4.75 0 0 1 0 9.5z" }],

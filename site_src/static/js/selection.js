@@ -1,8 +1,9 @@
 /** What is asked, and the address that says it: ?text=…&years=2018-2021&when=before_training&how=sensitivity&how=loss_change */
 
+export const VIEWS = ["list", "table", "timeline", "matrix"];
 const YEARS = /^(\d{4})(?:-(\d{4}))?$/;
 
-/** Everything that a reader chose. `axes`: axis -> values; `years`: [first, last] or null. */
+/** Everything that a reader chose. `axes`: axis -> values; `years`: [first, last] or null; `across`: the two axes of the matrix. */
 export function parse(search, axes) {
   const parameters = new URLSearchParams(search);
   const chosen = {};
@@ -16,6 +17,8 @@ export function parse(search, axes) {
     text: parameters.get("text") ?? "",
     years: range && range[0] <= range[1] ? range : null,
     sort: parameters.get("sort") ?? "",
+    view: VIEWS.includes(parameters.get("view")) ? parameters.get("view") : "list",
+    across: ["rows", "columns"].map((name, at) => (parameters.get(name) in axes ? parameters.get(name) : ["how", "when"][at])),
     axes: chosen,
   };
 }
@@ -29,6 +32,8 @@ export function format(selection) {
     for (const value of values) parameters.append(axis, value);
   }
   if (selection.sort) parameters.set("sort", selection.sort);
+  if (selection.view !== "list") parameters.set("view", selection.view);
+  if (selection.view === "matrix") ["rows", "columns"].forEach((name, at) => parameters.set(name, selection.across[at]));
   const text = parameters.toString();
   return text ? `?${text}` : "";
 }

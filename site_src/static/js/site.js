@@ -75,7 +75,7 @@ document.addEventListener("keydown", (event) => {
   }
   const typing = event.target.closest("input, textarea, select, [contenteditable]");
   if (event.key === "/" && !typing && !event.ctrlKey && !event.metaKey && !event.altKey) {
-    const field = [...document.querySelectorAll("#text, #hero-text, #masthead-text")].find((input) => input.checkVisibility());
+    const field = ["#text", "#hero-text", "#masthead-text"].map((name) => document.querySelector(name)).find((input) => input?.checkVisibility());
     event.preventDefault();
     field.focus();
     field.select();
