@@ -6,6 +6,7 @@ import io
 import itertools
 import math
 import re
+import runpy
 from functools import cache
 from pathlib import Path
 
@@ -110,6 +111,15 @@ def test_has_tests_of_its_own_and_a_snippet_of_at_most_fifteen_lines(module):
     snippet = (ROOT / "site_src/snippets" / folder / f"{name}.py").read_text()
     assert len(snippet.splitlines()) <= 15
     assert f"reference_impls.{folder}" in snippet
+
+
+@pytest.mark.claim
+@every_module
+def test_the_snippet_runs_and_says_something(module, capsys):
+    runpy.run_path(str(ROOT / "site_src/snippets" / f"{module.replace('.', '/')}.py"), run_name="__main__")
+    said = capsys.readouterr().out.splitlines()
+    assert 1 <= len(said) <= 12
+    assert any(character.isdigit() for character in "".join(said))
 
 
 @every_module
