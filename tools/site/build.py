@@ -46,7 +46,7 @@ def write(atlas: Catalog, database: Path, pages: Path, records: Path) -> None:
     papers = atlas.papers()
     Pages(atlas, papers, pages, records).write()
     with console.status(f"Writing the columns and words of {len(papers)} papers"):
-        facets.write(atlas, database, papers, pages / "data")
+        facets.write(atlas, database, papers, pages / "data", records)
     shutil.copytree(SOURCES / "docs", pages / "docs")
     shutil.copytree(SOURCES / "static", pages / "static")
 

@@ -15,7 +15,7 @@ from catalog.query import TEXT_WEIGHTS
 from schema.records import Paper, fold
 from schema.terms import AXIS, FACETS
 from tools import formats
-from tools.site import cite
+from tools.site import cite, snippets, sources
 
 CHUNK = 500
 """Papers in a file of rows: one file is enough for the first view."""
@@ -24,13 +24,15 @@ SHARD_LETTERS = 2
 """Words that begin with the same two letters share a file of the index."""
 
 
-def write(atlas: Catalog, database: Path, papers: Sequence[Paper], folder: Path) -> None:
-    """Write `atlas.json`, `names.json`, `papers/`, `text/`, and a folder for each format of `exports` into the folder."""
+def write(atlas: Catalog, database: Path, papers: Sequence[Paper], folder: Path, records: Path) -> None:
+    """Write into the folder what the scripts of the site fetch; `records` are the recorded snippets."""
     forms = exports(atlas)
     for name in ("papers", "text", *forms):
         (folder / name).mkdir(parents=True, exist_ok=True)
     _dump(folder / "atlas.json", columns(papers))
     _dump(folder / "names.json", names(papers))
+    _dump(folder / "keys.json", [paper.key for paper in papers])
+    _dump(folder / "implementations.json", implementations(atlas, records))
     for number, start in enumerate(range(0, len(papers), CHUNK)):
         chunk = papers[start : start + CHUNK]
         _dump(folder / "papers" / f"{number}.json", [row(paper) for paper in chunk])
@@ -72,6 +74,23 @@ def names(papers: Sequence[Paper]) -> dict[str, list[list[Any]]]:
     """What a search field completes: names of papers with their numbers, titles of the taxonomy's values with axis and address."""
     terms = [[term.title, AXIS[axis].title, f"taxonomy/{axis}/{term}/"] for axis, terms in FACETS.items() for term in terms]
     return {"papers": [[paper.name, number] for number, paper in enumerate(papers) if paper.name], "terms": terms}
+
+
+def implementations(atlas: Catalog, records: Path) -> dict[str, dict[str, Any]]:
+    """Module -> what a comparison shows of it."""
+    found = {}
+    for module in (implementation.module for implementation in atlas.implementations()):
+        source = sources.read(module)
+        recording = snippets.recorded(module, records=records)
+        found[module] = {
+            "name": source.name,
+            "promise": source.promise,
+            "declared": {sources.DECLARED[name]: values for name, values in source.declared.items() if values},
+            "lines": source.lines,
+            "snippet": snippets.snippet(module),
+            "output": recording.output if recording else None,
+        }
+    return found
 
 
 def exports(atlas: Catalog) -> dict[str, Callable[[Paper], Any]]:

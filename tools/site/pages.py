@@ -88,6 +88,7 @@ class Pages:
         """Write every page."""
         self._write("index", "home", title="Pruning Atlas", context=self._home())
         self._write("browse", "browse", title="Browse", context=self._browse(), description="Every paper of the atlas, by facet and text.")
+        self._write("compare", "compare", title="Compare", context={}, description="Two to four papers side by side.")
         self._taxonomy()
         self._implementations()
         for paper in track(self._papers, "Writing papers", transient=True, disable=len(self._papers) < 1000):

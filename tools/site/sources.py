@@ -16,7 +16,8 @@ from schema.records import ENTRY_POINTS
 
 ROOT = Path(__file__).parents[2]
 IMPLEMENTATIONS = ROOT / "reference_impls"
-DECLARED = ("UNIT", "GROUP", "AMOUNTS", "NETWORK", "TRAITS")
+DECLARED = {"UNIT": "Removes", "GROUP": "Compares within", "AMOUNTS": "Asked by", "NETWORK": "Shown on", "TRAITS": "Traits"}
+"""The constants that a module declares, and what the site calls them."""
 
 _plain = HtmlFormatter(nowrap=True)
 _lexers = {"python": PythonLexer(stripnl=False), "bibtex": BibTeXLexer()}

@@ -1,4 +1,5 @@
 /** The papers found, as a list or a table: only what is shown is fetched. */
+import { toggle } from "./chosen.js";
 import { address, drawing, element } from "./dom.js";
 
 const STEP = 50;
@@ -79,7 +80,7 @@ export class Results {
     const relation = this.#relation(paper);
     const heading = element("th", { scope: "row" }, element("a", { href: address(`papers/${key}/`) }, name ?? title), name ? element("small", {}, title) : "");
     const tags = SHOWN.map((axis) => element("td", {}, this.#atlas.tags(paper, axis).map((value) => this.#titles[axis][value]).join(", ")));
-    const module = relation ? element("td", {}, mark(relation), " ", element("a", { href: address(`implementations/${implementation}/`) }, implementation)) : element("td");
+    const module = relation ? element("td", {}, mark(relation), " ", element("a", { href: address(`implementations/${implementation}/`) }, ...breakable(implementation))) : element("td");
     return element("tr", { "data-key": key }, heading, element("td", {}, this.#atlas.years[paper] ?? ""), element("td", {}, venue ?? ""), ...tags, module);
   }
 
@@ -98,8 +99,16 @@ export class Results {
       facts.append(" · ", relation === "implements" ? element("a", { class: "status", href: address(`implementations/${implementation}/`) }, ...status.childNodes) : status);
     }
     const tags = SHOWN.flatMap((axis) => this.#atlas.tags(paper, axis).map((value) => element("li", {}, this.#titles[axis][value])));
-    return element("li", { class: "paper-line", "data-key": key }, heading, facts, element("ul", { class: "paper-line-tags" }, ...tags));
+    const line = element("li", { class: "paper-line", "data-key": key }, heading, facts, element("ul", { class: "paper-line-tags" }, ...tags));
+    line.append(toggle(key, name ?? title));
+    return line;
   }
+}
+
+/** `folder.module`, which may break after the dot. */
+function breakable(module) {
+  const [folder, name] = module.split(".");
+  return [`${folder}.`, element("wbr"), name];
 }
 
 function people(authors) {

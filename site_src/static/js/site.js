@@ -1,4 +1,5 @@
 /** What every page has: theme, copying, definitions, the search key. */
+import "./chosen.js";
 import { Complete } from "./complete.js";
 import { announce } from "./dom.js";
 

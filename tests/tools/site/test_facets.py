@@ -43,12 +43,14 @@ def test_columns_give_every_tag_back(papers):
 
 
 def test_rows_come_in_chunks_in_the_catalogs_order(atlas, database, papers, tmp_path):
-    facets.write(atlas, database, papers, tmp_path)
+    facets.write(atlas, database, papers, tmp_path, tmp_path / "records")
     rows = [row for number in range(3) for row in json.loads((tmp_path / "papers" / f"{number}.json").read_text(encoding="utf-8"))]
     assert [row[0] for row in rows] == list(atlas)
     assert [row[1] for row in rows] == [paper.title for paper in papers]
     assert not (tmp_path / "papers" / "3.json").exists()
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["atlas.json", "bib", "csv", "json", "names.json", "papers", "ris", "text"]
+    assert json.loads((tmp_path / "keys.json").read_text(encoding="utf-8")) == list(atlas)
+    described = json.loads((tmp_path / "implementations.json").read_text(encoding="utf-8"))
+    assert list(described) == [implementation.module for implementation in atlas.implementations()]
 
 
 def _ranked(index, shards, words, count):
