@@ -1,8 +1,8 @@
 """Select tests by paper: `pytest --paper lee2019snip`, `pytest --when before_training --how loss_change`.
 
 Runs the tests of the implementations that the selected papers link to: `tests/reference_impls/<folder>/test_<module>.py`, and the cases
-of the contract battery for the same modules. A paper's `nearest` link counts only if the paper has no other link: it is somebody else's
-algorithm. Values within an option are alternatives, options narrow each other down, as in a query. Reads the text files, not the database.
+of the contract battery for the same modules. A paper without a link of its own has one to its nearest implementation. Values within an
+option are alternatives, options narrow each other down, as in a query. Reads the text files, not the database.
 """
 
 import pytest
@@ -43,11 +43,7 @@ def _modules(asked, root):
         for paper in papers
         if all({paper.key} & values if axis == "paper" else set(paper.tags(axis)) & values for axis, values in asked.items())
     ]
-    modules = set()
-    for paper in selected:
-        own = [link for link in paper.references if link.relation != "nearest"]
-        modules |= {link.implementation for link in own or paper.references}
-    return modules
+    return {link.implementation for paper in selected for link in paper.references}
 
 
 def _module_of(item):

@@ -4,6 +4,7 @@ import os
 
 import pytest
 
+from catalog.read import read  # before pytester: it forgets what is first imported inside it, and a second import makes other classes
 from tests.garden import Garden
 
 pytest_plugins = ["pytester"]
@@ -11,7 +12,9 @@ pytest_plugins = ["pytester"]
 
 @pytest.fixture
 def garden(tmp_path_factory):
-    return Garden(tmp_path_factory.mktemp("garden"))
+    made = Garden(tmp_path_factory.mktemp("garden"))
+    assert len(read(made.root).papers) == 4
+    return made
 
 
 CONTRACT = """
