@@ -19,7 +19,7 @@ Implementation details
 
 Deviations: the gradient step is the optimizer's, so momentum or Adam may stand where the paper has plain gradient descent. An awakened
 connection has strength exactly 0, as in the paper, where the code gives it 1e-12 to count it as active. Densities per layer follow the
-Erdos-Renyi-Kernel rule (evci2020rigging); the authors choose them by hand.
+Erdos-Renyi-Kernel rule of RigL; the authors choose them by hand.
 """
 
 import math

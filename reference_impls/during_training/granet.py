@@ -9,9 +9,9 @@ dense tensors, as here, show the method and save nothing.)
 
 Implementation details
 1. The start is a random network of Erdos-Renyi-Kernel densities, half dense by default; with `initial` 0 it is a dense one.
-2. The sparsity rises along the cubic curve of gradual magnitude pruning (zhu2018prune) and compares weights over all layers.
+2. The sparsity rises along the cubic curve of gradual magnitude pruning and compares weights over all layers.
 3. The fraction that regenerates falls along half a cosine from 0.5 over the run, and regeneration goes on after the last pruning.
-4. Regeneration moves connections as RigL does (evci2020rigging): one that is dropped may return, and then keeps its weight.
+4. Regeneration moves connections as RigL does: one that is dropped may return, and then keeps its weight.
 5. The gradient is that of the step just made: it has trained the network before it chooses.
 6. The last pruning comes at 11/16 of the run, as epoch 110 of 160 in the authors' code; they prune every 1,000 steps or so.
 

@@ -17,7 +17,7 @@ Implementation details
 4. Nothing moves after the last epoch: the new connections would stay untrained.
 
 Deviations: each layer gets its exact number of connections, where the authors draw every connection with the probability;
-round(zeta * n) of n weights go, where they truncate; convolutions count their kernel's dimensions as well (evci2020rigging).
+round(zeta * n) of n weights go, where they truncate; convolutions count their kernel's dimensions as well, as in RigL.
 The authors keep the output layer dense; here it is sparse like the others.
 """
 
