@@ -15,7 +15,7 @@ from catalog.query import TEXT_WEIGHTS
 from schema.records import Paper, fold
 from schema.terms import AXIS, FACETS
 from tools import formats
-from tools.site import cite, snippets, sources
+from tools.site import cite, lineage, snippets, sources
 
 CHUNK = 500
 """Papers in a file of rows: one file is enough for the first view."""
@@ -32,6 +32,8 @@ def write(atlas: Catalog, database: Path, papers: Sequence[Paper], folder: Path,
     _dump(folder / "atlas.json", columns(papers))
     _dump(folder / "names.json", names(papers))
     _dump(folder / "keys.json", [paper.key for paper in papers])
+    nodes, edges = lineage.field(papers)
+    _dump(folder / "lineage.json", {"nodes": nodes, "edges": edges})
     _dump(folder / "implementations.json", implementations(atlas, records))
     for number, start in enumerate(range(0, len(papers), CHUNK)):
         chunk = papers[start : start + CHUNK]

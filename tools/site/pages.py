@@ -20,7 +20,7 @@ from rich.progress import track
 from catalog import Catalog
 from schema.records import EVIDENCE_AXES, SETTINGS, Implementation, Paper
 from schema.terms import AXES, AXIS, FACETS, Relation, Term
-from tools.site import cite, plates, prose, snippets, sources
+from tools.site import cite, lineage, plates, prose, snippets, sources
 
 ROOT = Path(__file__).parents[2]
 TEMPLATES = ROOT / "site_src" / "templates"
@@ -89,6 +89,7 @@ class Pages:
         self._write("index", "home", title="Pruning Atlas", context=self._home())
         self._write("browse", "browse", title="Browse", context=self._browse(), description="Every paper of the atlas, by facet and text.")
         self._write("compare", "compare", title="Compare", context={}, description="Two to four papers side by side.")
+        self._write("lineage", "lineage", title="Lineage", context={}, description="What builds on what, from the first paper to the last.")
         self._taxonomy()
         self._implementations()
         for paper in track(self._papers, "Writing papers", transient=True, disable=len(self._papers) < 1000):
@@ -237,13 +238,16 @@ class Pages:
 
     def _paper(self, paper: Paper) -> dict[str, Any]:
         link = paper.reference()
+        earlier = [self._by_key[key] for key in paper.builds_on]
+        later = [self._by_key[key] for key in self._extended_by[paper.key]]
         return {
             "paper": paper,
             "link": link,
             "others": [other for other in paper.references if other is not link],
             "rows": [(group, rows) for group, axes in GROUPS.items() if (rows := list(_tag_rows(paper, axes)))],
-            "later": [self._by_key[key] for key in self._extended_by[paper.key]],
-            "earlier": [self._by_key[key] for key in paper.builds_on],
+            "earlier": earlier,
+            "later": later,
+            "drawing": lineage.around(paper, earlier, later),
             "bibtex": self._atlas.bibtex(paper.key),
             "apa": cite.apa(paper),
             "ris": cite.ris(paper),

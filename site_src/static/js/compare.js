@@ -32,6 +32,7 @@ async function show() {
   document.querySelector("[data-add]").hidden = records.length >= MOST;
   document.title = `${records.map((record) => record.name ?? record.title).join(", ") || "Compare"} · Pruning Atlas`;
   const body = records.length ? [...axes(records), ...texts(records), ...implementations(records)] : [];
+  table.dataset.count = records.length;
   table.replaceChildren(head(records), element("tbody", {}, ...body));
 }
 
