@@ -47,6 +47,7 @@ def write(atlas: Catalog, database: Path, pages: Path, records: Path) -> None:
     Pages(atlas, papers, pages, records).write()
     with console.status(f"Writing the columns and words of {len(papers)} papers"):
         facets.write(atlas, database, papers, pages / "data", records)
+    snippets.write((implementation.module for implementation in atlas.implementations()), pages / "data" / "snippets", records)
     shutil.copytree(SOURCES / "docs", pages / "docs")
     shutil.copytree(SOURCES / "static", pages / "static")
 

@@ -163,7 +163,12 @@ class Pages:
             "taxonomy",
             title="Taxonomy",
             description="Every axis and value that the atlas sorts papers by, with its definition.",
-            context={"counts": counts, "matrix": plates.matrix(self._papers, "how", "when")},
+            context={
+                "counts": counts,
+                "matrix": plates.matrix(self._papers, "how", "when"),
+                "trees": plates.trees(),
+                "meeting": plates.occupied(plates.matrix(self._papers, "structured_family", "how")),
+            },
         )
         carriers: dict[tuple[str, str], list[Paper]] = defaultdict(list)
         for paper in self._papers:

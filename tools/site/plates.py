@@ -1,5 +1,6 @@
 """The numbers behind the site's pictures."""
 
+import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -7,6 +8,8 @@ from math import sqrt
 
 from schema.records import Paper
 from schema.terms import FACETS, Relation, Term
+
+SECTION = re.compile(r"(?P<survey>[^;]+), section (?P<section>[0-9.]+)")
 
 
 @dataclass(frozen=True)
@@ -80,3 +83,20 @@ def span(papers: Iterable[Paper]) -> tuple[int, int] | None:
     """First and last year; None if no paper has one."""
     years = [paper.year for paper in papers if paper.year is not None]
     return (min(years), max(years)) if years else None
+
+
+def occupied(cells: list[list[Cell]]) -> list[list[Cell]]:
+    """The matrix without its empty rows and columns; an empty list if nothing is left."""
+    rows = [row for row in cells if any(cell.papers for cell in row)]
+    columns = [at for at in range(len(cells[0])) if any(row[at].papers for row in rows)]
+    return [[row[at] for at in columns] for row in rows]
+
+
+def trees() -> dict[str, list[tuple[str, str, Term]]]:
+    """Survey -> its sections in order, each with the axis and the value that stand for it here."""
+    found: dict[str, list[tuple[str, str, Term]]] = {}
+    for axis, terms in FACETS.items():
+        for term in terms:
+            if match := SECTION.fullmatch(term.source):
+                found.setdefault(match["survey"], []).append((match["section"], axis, term))
+    return {survey: sorted(sections, key=lambda entry: [int(part) for part in entry[0].split(".")]) for survey, sections in found.items()}

@@ -10,11 +10,12 @@ import multiprocessing
 import sys
 import time
 import traceback
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
 from functools import cache
 from multiprocessing.connection import Connection
 from pathlib import Path
+from typing import Any
 
 from rich.progress import track
 
@@ -61,6 +62,40 @@ def recorded(module: str, snippets: Path = SNIPPETS, records: Path = RECORDS) ->
         return None
     recording = Recording(**json.loads(path.read_text(encoding="utf-8")))
     return recording if recording.code == code else None
+
+
+def notebook(module: str, code: str, recording: Recording | None) -> dict[str, Any]:
+    """The snippet as a Jupyter notebook, with its recorded output where there is one."""
+    outputs = []
+    if recording and recording.output:
+        outputs = [{"output_type": "stream", "name": "stdout", "text": f"{recording.output}\n"}]
+    note = f"`{module}` of the Pruning Atlas. It runs where the atlas is installed: `pip install --editable .` in its folder."
+    return {
+        "nbformat": 4,
+        "nbformat_minor": 5,
+        "metadata": {"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}},
+        "cells": [
+            {"cell_type": "markdown", "id": "about", "metadata": {}, "source": note},
+            {
+                "cell_type": "code",
+                "id": "snippet",
+                "metadata": {},
+                "execution_count": 1 if recording else None,
+                "source": code,
+                "outputs": outputs,
+            },
+        ],
+    }
+
+
+def write(modules: Iterable[str], folder: Path, records: Path = RECORDS) -> None:
+    """Write each snippet into the folder as `<module>.py` and `<module>.ipynb`, to be downloaded."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for module in modules:
+        if code := snippet(module):
+            (folder / f"{module}.py").write_text(f"{code}\n", encoding="utf-8")
+            content = notebook(module, code, recorded(module, records=records))
+            (folder / f"{module}.ipynb").write_text(json.dumps(content, indent=1, ensure_ascii=False), encoding="utf-8")
 
 
 def record(snippets: Path = SNIPPETS, records: Path = RECORDS) -> list[Recording]:

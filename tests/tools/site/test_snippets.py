@@ -62,3 +62,16 @@ def test_a_snippet_that_ends_its_process_does_not_stop_the_others(folders):
     first, second = snippets.record(*folders)
     assert first.error
     assert second.output == "here"
+
+
+def test_a_notebook_holds_the_snippet_and_what_it_printed():
+    recording = snippets.Recording("before_training.snip", "print('é')", "é", "", 0.1, "")
+    made = snippets.notebook("before_training.snip", "print('é')", recording)
+    assert (made["nbformat"], made["nbformat_minor"]) == (4, 5)
+    about, cell = made["cells"]
+    assert about["cell_type"] == "markdown"
+    assert (cell["cell_type"], cell["source"], cell["execution_count"]) == ("code", "print('é')", 1)
+    assert cell["outputs"] == [{"output_type": "stream", "name": "stdout", "text": "é\n"}]
+    assert len({about["id"], cell["id"]}) == 2
+    fresh = snippets.notebook("before_training.snip", "print(1)", None)["cells"][1]
+    assert (fresh["outputs"], fresh["execution_count"]) == ([], None)
