@@ -48,7 +48,7 @@ def write(atlas: Catalog, database: Path, pages: Path, records: Path) -> None:
     with console.status(f"Writing the columns and words of {len(papers)} papers"):
         facets.write(atlas, database, papers, pages / "data", records)
     snippets.write((implementation.module for implementation in atlas.implementations()), pages / "data" / "snippets", records)
-    shutil.copytree(SOURCES / "docs", pages / "docs")
+    shutil.copytree(SOURCES / "docs", pages / "docs", dirs_exist_ok=True)
     shutil.copytree(SOURCES / "static", pages / "static")
 
 

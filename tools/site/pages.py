@@ -20,7 +20,7 @@ from rich.progress import track
 from catalog import Catalog
 from schema.records import EVIDENCE_AXES, SETTINGS, Implementation, Paper
 from schema.terms import AXES, AXIS, FACETS, Relation, Term
-from tools.site import cite, lineage, plates, prose, snippets, sources
+from tools.site import cite, lineage, plates, prose, reference, snippets, sources
 
 ROOT = Path(__file__).parents[2]
 TEMPLATES = ROOT / "site_src" / "templates"
@@ -90,6 +90,11 @@ class Pages:
         self._write("browse", "browse", title="Browse", context=self._browse(), description="Every paper of the atlas, by facet and text.")
         self._write("compare", "compare", title="Compare", context={}, description="Two to four papers side by side.")
         self._write("lineage", "lineage", title="Lineage", context={}, description="What builds on what, from the first paper to the last.")
+        docstrings = prose.Docstrings(self._by_key, lambda key: f"../../papers/{key}/")
+        interface = {"sections": reference.sections(), "docstring": docstrings.render}
+        self._write(
+            "docs/api", "api", title="Python interface", context=interface, kind="doc", description="Catalog, records and the core."
+        )
         self._taxonomy()
         self._implementations()
         for paper in track(self._papers, "Writing papers", transient=True, disable=len(self._papers) < 1000):
@@ -103,13 +108,27 @@ class Pages:
             )
 
     def _write(
-        self, address: str, template: str, *, title: str, context: dict[str, Any], description: str = "", meta: dict[str, Any] | None = None
+        self,
+        address: str,
+        template: str,
+        *,
+        title: str,
+        context: dict[str, Any],
+        description: str = "",
+        kind: str = "",
+        meta: dict[str, Any] | None = None,
     ) -> None:
         # where the page stands after MkDocs turned `a/b.md` into `a/b/index.html`, and `a/index.md` into `a/index.html`
         parts = address.split("/")
         depth = len(parts) - (parts[-1] == "index")
         body = self._environment.get_template(f"{template}.html").render(root="../" * depth or "./", **context)
-        head = {"title": title, "kind": template, **({"description": description} if description else {}), **(meta or {}), "body": body}
+        head = {
+            "title": title,
+            "kind": kind or template,
+            **({"description": description} if description else {}),
+            **(meta or {}),
+            "body": body,
+        }
         path = self._folder / f"{address}.md"
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(front_matter(head), encoding="utf-8")

@@ -1,6 +1,7 @@
 """What the source of a reference implementation says of itself, read from its text: it is never imported."""
 
 import ast
+import copy
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import cache
@@ -92,7 +93,7 @@ def read(module: str) -> Source:
         path=path.relative_to(ROOT).as_posix(),
         title=title,
         explanation=explanation.strip(),
-        entry=next((_signature(node) for node in tree.body if isinstance(node, ast.FunctionDef) and node.name in ENTRY_POINTS), ""),
+        entry=next((signature(node) for node in tree.body if isinstance(node, ast.FunctionDef) and node.name in ENTRY_POINTS), ""),
         declared=dict(_declared(tree)),
         passages=tuple(_passages(tree, text.splitlines())),
         lines=text.count("\n"),
@@ -137,9 +138,12 @@ def _name(node: ast.AST) -> str:
     return node.id if isinstance(node, ast.Name) else ""
 
 
-def _signature(node: ast.FunctionDef) -> str:
+def signature(node: ast.FunctionDef) -> str:
+    """How a function is called: `masks(model, batches, amount) -> Masks`; a method without `self` or `cls`."""
     bare: Any = ast.parse("def f(): ...").body[0]
-    bare.name, bare.args, bare.returns = node.name, node.args, node.returns
+    bare.name, bare.args, bare.returns = node.name, copy.deepcopy(node.args), node.returns
+    if bare.args.args and bare.args.args[0].arg in ("self", "cls"):
+        bare.args.args.pop(0)
     return ast.unparse(bare).removeprefix("def ").removesuffix("\n    ...").removesuffix(":")
 
 
