@@ -66,7 +66,7 @@ class Pages:
         self._papers = papers
         self._folder = folder
         self._records = records
-        self._results = json.loads(results.read_text(encoding="utf-8")) if results.exists() else {}
+        self._results = json.loads(RESULTS.read_text(encoding="utf-8")) if RESULTS.exists() else {}
         self._by_key = {paper.key: paper for paper in papers}
         self._environment = Environment(
             loader=FileSystemLoader(TEMPLATES), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True

@@ -133,12 +133,14 @@ class Docstrings:
                 entries.append(line.strip())
             else:
                 entries[-1] += " " + line.strip()
+        # an entry without a name goes on with the one before; where none has a name they are plain paragraphs
         rows = Markup("")
         for entry in entries:
             term, colon, meaning = entry.partition(": ")
-            rows += (
-                Markup("<dt><code>{}</code></dt><dd>{}</dd>").format(term, self.inline(meaning))
-                if colon and " " not in term.replace(", ", "")
-                else Markup("<dd>{}</dd>").format(self.inline(entry))
-            )
+            if colon and " " not in term.replace(", ", ""):
+                rows += Markup("<dt><code>{}</code></dt><dd>{}</dd>").format(term, self.inline(meaning))
+            else:
+                rows += Markup("<dd>{}</dd>" if rows else "<p>{}</p>").format(self.inline(entry))
+        if "<dt>" not in rows:
+            return Markup('<p class="section-name">{}</p>{}').format(name, Markup(str(rows).replace("dd>", "p>")))
         return Markup('<p class="section-name">{}</p><dl class="arguments">{}</dl>').format(name, rows)

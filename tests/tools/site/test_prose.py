@@ -73,3 +73,9 @@ def test_a_rule_links_the_values_it_names():
     assert prose.rule("Not for loss_change & other_thing.", known.get) == (
         'Not for <a href="../how/loss_change/"><code>loss_change</code></a> &amp; other_thing.'
     )
+
+
+def test_a_section_without_names_is_plain_text(docstrings):
+    written = docstrings.render("Says.\n\nReturns:\n    A list of two.\n    And more: of it.")
+    assert '<p class="section-name">Returns</p><p>A list of two.</p><p>And more: of it.</p>' in written
+    assert "<dl" not in written
