@@ -83,7 +83,7 @@ export class Atlas {
   ordered(set, sort, ranked) {
     if (sort === "relevance" && ranked) return ranked.filter((paper) => bits.has(set, paper));
     if (sort === "title") return this.byTitle.filter((paper) => bits.has(set, paper));
-    const papers = [...bits.members(set)];
+    const papers = bits.members(set);
     if (sort === "oldest") return papers;
     // papers without a year stand last in the catalog, and stay last
     const dated = papers.filter((paper) => this.years[paper] !== null);

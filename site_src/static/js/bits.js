@@ -46,8 +46,11 @@ export function shared(one, other) {
   return total;
 }
 
-export function* members(set) {
+/** The papers of a set, in their order. */
+export function members(set) {
+  const found = [];
   for (let at = 0; at < set.length; at++) {
-    for (let word = set[at]; word; word &= word - 1) yield at * 32 + 31 - Math.clz32(word & -word);
+    for (let word = set[at]; word; word &= word - 1) found.push(at * 32 + 31 - Math.clz32(word & -word));
   }
+  return found;
 }
