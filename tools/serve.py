@@ -111,8 +111,7 @@ class _Handler(BaseHTTPRequestHandler):
         path = self._file(unquote(address.path))
         if path is not None and path.is_dir():
             if not address.path.endswith("/"):
-                # one leading slash only: `//host/` would be an address of another host
-                target = "/" + address.path.strip("/") + "/" + (f"?{address.query}" if address.query else "")
+                target = f"{address.path}/" + (f"?{address.query}" if address.query else "")
                 self._send(HTTPStatus.MOVED_PERMANENTLY, {"Location": target}, b"", with_body)
                 return
             path = path / "index.html"

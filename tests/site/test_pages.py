@@ -54,7 +54,7 @@ def test_a_hostile_title_is_text_everywhere(visit, hostile):
     assert "<b>Mallory</b>" in page.locator(".authors").inner_text()
     assert page.locator(".authors b").count() == 0
     visitor.go(f"browse/?years={hostile.year}-{hostile.year}")
-    assert page.locator(f"[data-key={hostile.key}] a").first.inner_text() == HOSTILE
+    assert page.locator(f"[data-key={hostile.key}] a").first.text_content() == HOSTILE
     for axis in FACETS:
         for value in hostile.tags(axis):
             visitor.go(f"taxonomy/{axis}/{value}/")
@@ -179,6 +179,24 @@ def test_a_slip_of_the_finger_still_finds_the_name(visit, atlas):
     assert field.get_attribute("aria-activedescendant") == options.first.get_attribute("id")
     page.keyboard.press("Enter")
     page.wait_for_url(re.compile(f"papers/{paper.key}/"))
+
+
+def test_how_near_a_name_is(visit):
+    page = visit().go("")
+    near = "document.querySelector('script[type=module]').src.replace('site.js', 'near.js')"
+    distance = f"([typed, name]) => import({near}).then((near) => near.distance(typed, name))"
+    far = {
+        ("synflow", "synflow"): 0,
+        ("syn", "synflow"): 1,
+        ("synfow", "synflow"): 2,  # a letter missing
+        ("snyflow", "synflow"): 2,  # two letters swapped count as one slip
+        ("synflows", "synflow"): 2,
+        ("sinflow", "synflow"): 2,
+        ("snp", "snip"): None,  # too short to guess
+        ("wanda", "synflow"): None,
+    }
+    for pair, expected in far.items():
+        assert page.evaluate(distance, list(pair)) == (expected if expected is not None else float("inf")), pair
 
 
 def test_the_name_itself_comes_first(visit, atlas):

@@ -38,6 +38,18 @@ def test_what_a_snippet_imports_counts(folders, monkeypatch):
     assert snippets._fingerprint(code) != before
 
 
+def test_a_changed_import_runs_the_snippet_again(tmp_path, monkeypatch):
+    package = tmp_path / "reference_impls"
+    package.mkdir()
+    for name, code in {"__init__": "", "first": "from reference_impls import second", "second": "x = 1"}.items():
+        (package / f"{name}.py").write_text(code)
+    monkeypatch.setattr(snippets, "ROOT", tmp_path)
+    before = snippets._fingerprint("from reference_impls.first import second")
+    assert snippets._fingerprint("from reference_impls.first import second") == before
+    (package / "second.py").write_text("x = 2")
+    assert snippets._fingerprint("from reference_impls.first import second") != before
+
+
 def test_the_imports_of_imports_count():
     reached = {path.name for path in snippets._reached("from reference_impls.before_training import snip")}
     assert {"snip.py", "masks.py"} <= reached
