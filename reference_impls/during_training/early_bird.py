@@ -26,7 +26,7 @@ from collections.abc import Sequence
 
 from torch import Tensor, nn
 
-from reference_impls.core.amounts import Amount, Sparsity, sparsity
+from reference_impls.core.amounts import Amount, Sparsity
 from reference_impls.core.groups import Group
 from reference_impls.core.masks import Masks, keep_units
 from reference_impls.core.structures import one_example, removable_groups
@@ -97,7 +97,6 @@ def ticket(
     model: nn.Module, batches: Batches, amount: Amount, train: Train, strength: float = 1e-4, window: int = 5, tolerance: float = 0.1
 ) -> nn.Module:
     """The small network at the epoch at which it emerged, not trained further yet. Arguments and errors as `prune`."""
-    sparsity(amount)
     if window < 2:
         raise ValueError(f"window: {window} masks; two are needed to compare")
     if not 0 <= tolerance <= 1:

@@ -79,19 +79,13 @@ def instability(model: nn.Module, first: Train, second: Train, error: Callable[[
 
 
 class Snapshot(Callback):
-    """Keeps a copy of the network as it is after `step` steps; 0 = before the first."""
+    """Keeps a copy of the network as it is after `step` steps, >= 1."""
 
     def __init__(self, step: int) -> None:
         self.step, self.done, self.model = step, 0, None
 
-    def start(self, model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
-        self._look(model)
-
     def after_step(self, model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
         self.done += 1
-        self._look(model)
-
-    def _look(self, model: nn.Module) -> None:
         if self.done == self.step:
             self.model = copy.deepcopy(model)
 

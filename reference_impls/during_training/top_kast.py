@@ -37,8 +37,6 @@ TRAITS = frozenset({"exact_count", "regrows"})
 
 def largest(weights: dict[str, Tensor], density: float) -> Masks:
     """TopK: the largest fraction of each layer's weights, by magnitude."""
-    if density >= 1:
-        return {name: torch.ones_like(weight, dtype=torch.bool) for name, weight in weights.items()}
     return keep_highest({name: weight.abs() for name, weight in weights.items()}, 1 - density, "layer")
 
 

@@ -44,15 +44,16 @@ def test_by_hand():
 
 
 def test_what_was_pruned_stays_pruned():
-    # the first training makes (9, 1, 5, 6): 1 goes; the second shrinks 9 to 0: it goes next, the held zero does not come back for it
-    changes = iter([[8.0, -1.0, 2.0, 2.0], [-9.0, 7.0, 0.0, 0.0], [0.0] * 4])
+    # 3, 4, 1, 9: the third goes. The next training takes the first two to exactly 0, like the third: of these the third stays gone and the
+    # first one goes; the last training would add 2 to all but the last
+    changes = iter([[0.0] * 4, [-3.0, -4.0, 5.0, 0.0], [2.0, 2.0, 2.0, 0.0]])
 
     def train(model, callbacks):
         with torch.no_grad():
             model.weight += torch.tensor([next(changes)])
         return held(model, callbacks)
 
-    assert rewinding.prune(linear(1.0, 2.0, 3.0, 4.0), [], 0.5, train=train, rounds=2).weight.tolist() == [[0, 0, 5, 6]]
+    assert rewinding.prune(linear(3.0, 4.0, 1.0, 9.0), [], 0.5, train=train, rounds=2).weight.tolist() == [[0, 2, 0, 9]]
 
 
 class Rates(Callback):

@@ -93,6 +93,13 @@ def run(steps=30, **given):
     return watch, signs
 
 
+def test_the_first_step_is_made_with_the_sparse_network_already():
+    model = network()
+    [rewiring] = deep_rewiring.callbacks(model, 0.7, steps=1)
+    rewiring.start(model, plain(list(model.parameters())))
+    assert all(torch.equal(model.get_parameter(name) != 0, mask) for name, mask in rewiring.masks.items())
+
+
 def test_every_step_keeps_each_layers_number_and_every_connections_sign():
     # 312 of 1040 weights; 312 / (42 + 50 + 24) = 2.6897 per dimension: 112.97, 134.48 and 64.55
     watch, signs = run(l1=1e-2)

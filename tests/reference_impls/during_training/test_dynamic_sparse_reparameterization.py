@@ -11,7 +11,7 @@ from reference_impls.zoo.networks import lenet_300_100
 
 
 def test_pruning_by_hand():
-    weight = torch.tensor([[0.3, -0.1, 0.2, -0.05]])
+    weight = torch.tensor([[-0.3, -0.1, 0.2, -0.05]])
     present = torch.tensor([[True, True, True, False]])
     assert dsr.prune_below(weight, present, 0.2).tolist() == [[True, False, True, False]]  # 0.2 is not below
     # all are below 1: the largest of those present stays; 0.9 is not present
@@ -22,6 +22,7 @@ def test_pruning_by_hand():
 def test_the_threshold_by_hand():
     # target 100, a tenth of tolerance: below 90 it doubles, above 110 it halves
     assert [dsr.adapted(0.01, pruned, 100) for pruned in (0, 89, 90, 110, 111, 500)] == [0.02, 0.02, 0.01, 0.01, 0.005, 0.005]
+    assert [dsr.adapted(0.01, pruned, 100, 0.5) for pruned in (50, 150)] == [0.01, 0.01]  # the bounds themselves are within
 
 
 def layers(*rows):
@@ -44,14 +45,14 @@ def reallocate(model, masks, **given):
 
 def test_a_reallocation_by_hand():
     # threshold 0.5. First layer: 1, 2, 3 survive of 1, 2, 3, 0.1; second: 4 of 4, 0.2, 0.3. K = 3 pruned of 7, R = 3 and 1.
-    # Growth 3 * 3/4 = 2.25 and 3 * 1/4 = 0.75: by largest remainder 2 and 1
-    model = layers([1.0, 2.0, 3.0, 0.1, 0, 0, 0, 0], [4.0, 0.2, -0.3, 0, 0, 0, 0, 0])
-    masks = {"0.weight": torch.tensor([[True] * 4 + [False] * 4]), "1.weight": torch.tensor([[True] * 3 + [False] * 5])}
+    # Growth 3 * 3/4 = 2.25 and 3 * 1/4 = 0.75: by largest remainder 2 and 1. (By the layers' sizes it would be 1 and 2.)
+    model = layers([1.0, 2.0, 3.0, 0.1, 0, 0, 0, 0], [4.0, 0.2, -0.3] + [0] * 13)
+    masks = {"0.weight": torch.tensor([[True] * 4 + [False] * 4]), "1.weight": torch.tensor([[True] * 3 + [False] * 13])}
     moving, optimizer = reallocate(model, masks, threshold=0.5)
     first, second = moving.masks["0.weight"], moving.masks["1.weight"]
     assert first[0, :3].all() and not first[0, 3] and int(first[0, 4:].sum()) == 2
     assert second[0, 0] and not second[0, 1:3].any() and int(second[0, 3:].sum()) == 1
-    assert model[0].weight.tolist() == [[1, 2, 3, 0, 0, 0, 0, 0]] and model[1].weight.tolist() == [[4, 0, 0, 0, 0, 0, 0, 0]]
+    assert model[0].weight.tolist() == [[1, 2, 3, 0, 0, 0, 0, 0]] and model[1].weight.tolist() == [[4] + [0] * 15]
     assert optimizer.state[model[0].weight]["momentum_buffer"].tolist() == [[1, 1, 1, 0, 0, 0, 0, 0]]
     # 3 are within a tenth of half of 7: below 3.15 = 0.9 * 3.5, so it doubles
     assert moving.threshold == 1.0

@@ -122,6 +122,15 @@ def test_refuses_what_is_out_of_range(given):
     early_bird.prune(two_layers(), BATCHES, 0.2, train=lambda model, callbacks=(): model, window=2, tolerance=1)
 
 
+def test_the_end_of_the_run_carries_the_network_and_says_why():
+    model = two_layers()
+    bird = early_bird.EarlyBird(removable_groups(model, EXAMPLE), 0.2, 0.0, 2, 0.1)
+    bird.epoch_end(model, 0)
+    with pytest.raises(early_bird.Emerged, match="ticket has emerged") as ended:
+        bird.epoch_end(model, 1)
+    assert ended.value.model is model
+
+
 def test_refuses_a_network_without_normalization_before_it_is_trained():
     with pytest.raises(ValueError, match="batch normalization"):
         early_bird.prune(nn.Sequential(nn.Conv2d(1, 2, 3), nn.ReLU(), nn.Conv2d(2, 2, 3)), BATCHES, 0.5, train=lambda *_: 1 / 0)
@@ -150,7 +159,7 @@ def test_the_ticket_of_the_first_epochs_is_nearly_that_of_the_last():
         whole, until = Epochs(), Epochs()
         bird = early_bird.EarlyBird(groups, 0.5, 1e-3, 99, 0.1)
         full = train(copy.deepcopy(model), [bird, whole])
-        with pytest.raises(early_bird.Emerged):
+        with pytest.raises(early_bird.Emerged, match="emerged"):
             train(copy.deepcopy(model), [until, early_bird.EarlyBird(groups, 0.5, 1e-3, 5, 0.1)])
         early, last = until.masks[-1], whole.masks[-1]
         assert len(until.masks) <= 8

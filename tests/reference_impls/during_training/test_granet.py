@@ -14,7 +14,7 @@ from reference_impls.zoo.networks import lenet_300_100
 
 
 def test_a_move_by_hand():
-    # 10 weights, 6 present: 6 1 2 | 5 4 3. Step 2 of 4: sparsity 0.7 + (0.4 - 0.7) (1 - 2/4)^3 = 0.6625, so 7 of 10 are absent: 1, 2 and 3 go,
+    # 10 weights, 6 present: 6 1 2 | 5 4 3. Step 2 of 4: sparsity 0.7 + (0.4 - 0.7) (1 - 2/4)^3 = 0.6625, so 7 of 10 go: 1, 2 and 3,
     # over both layers. Regeneration at step 2 of 8: 0.6 / 2 (1 + cos(pi / 4)) = 0.512; of one weight round(0.512) = 1 goes and comes in the
     # first layer: 6 goes, the largest gradient of absent ones is 9; of two, one: 4 goes, and comes back, its gradient 7 is the largest
     model = nn.Sequential(nn.Linear(5, 1, bias=False), nn.Linear(5, 1, bias=False))

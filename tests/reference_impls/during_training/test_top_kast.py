@@ -116,6 +116,22 @@ def test_with_equal_densities_only_what_is_used_is_updated():
         assert all(torch.equal(masks[name], updated[name]) for name in masks)
 
 
+def test_a_weight_that_the_loss_does_not_see_is_only_pulled():
+    # eta 1, strength 0.1, density 0.5: 4 - 0.4 = 3.6, and of B without A 2 - 0.2 / 0.5 = 1.6
+    model = layer(4.0, 2.0)
+    moving, optimizer = top_kast.TopKAST(0.5, 1.0, 0.1), torch.optim.SGD(model.parameters(), lr=1.0)
+    moving.start(model, optimizer)
+    moving.after_backward(model, optimizer)
+    optimizer.step()
+    moving.after_step(model, optimizer)
+    torch.testing.assert_close(moving.theta["weight"], torch.tensor([[3.6, 1.6]]))
+
+
+def test_what_cannot_be_pruned_is_refused_before_training():
+    with pytest.raises(ValueError, match="NaN"):
+        top_kast.callbacks(layer(1.0, torch.nan), 0.5)
+
+
 def test_the_backward_pass_is_twice_as_dense_by_default():
     made = [top_kast.callbacks(network(), amount)[0] for amount in (0.9, 0.3)]
     assert [moving.backward_density for moving in made] == pytest.approx([0.2, 1.0])
