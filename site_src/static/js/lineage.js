@@ -49,7 +49,7 @@ function look(next) {
 // at first the names can be read, from the last years backwards if the frame is too narrow for all
 function start() {
   everything();
-  const widest = place.clientWidth * 1.35;
+  const widest = place.clientWidth * 1.6;
   if (view.width > widest) look({ width: widest, left: size[0] - widest, top: (size[1] - widest * (place.clientHeight / place.clientWidth)) / 2 });
 }
 const everything = () => {
