@@ -264,6 +264,8 @@ def _run_tests(name: str, source: str) -> None:
     os.dup2(quiet, 1)
     os.dup2(quiet, 2)
     full = f"reference_impls.{name}"
+    for loaded in [module for module in sys.modules if module.startswith(("reference_impls.", "tests.reference_impls."))]:
+        del sys.modules[loaded]  # what was imported before still holds the unchanged module
     try:
         module = types.ModuleType(full)
         spec = importlib.util.find_spec(full)
