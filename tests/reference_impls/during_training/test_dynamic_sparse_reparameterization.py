@@ -58,6 +58,15 @@ def test_a_reallocation_by_hand():
     assert moving.threshold == 1.0
 
 
+def test_what_was_just_pruned_does_not_return_while_another_place_is_empty():
+    # 0.1 and 0.2 go, and two places are empty: these two, whatever is drawn
+    for seed in range(10):
+        masks = {"0.weight": torch.tensor([[True] * 4 + [False] * 2])}
+        generator = torch.Generator().manual_seed(seed)
+        moving, _ = reallocate(layers([1.0, 0.1, 3.0, 0.2, 0.0, 0.0]), masks, threshold=0.5, generator=generator)
+        assert moving.masks["0.weight"].tolist() == [[True, False, True, False, True, True]]
+
+
 def test_a_full_layer_takes_no_more_and_the_pruned_may_return_there():
     # both layers have 3 of 3 places; 1 goes in the first, none in the second: it must come back where it was
     model = layers([1.0, 2.0, 0.1], [4.0, 5.0, 6.0])
