@@ -47,6 +47,17 @@ def pytest_runtest_makereport(item, call):
         report.longrepr = f"{item.nodeid}: skipped, and nothing is skipped under CI: {report.longrepr}"
 
 
+def _last_results():
+    return json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
+
+
+def _stands(test):
+    """Whether a test of this name is still in its file."""
+    path, _, name = test.partition("::")
+    file = Path(__file__).parents[1] / path
+    return file.exists() and f"def {name.partition('[')[0].rpartition('::')[2]}(" in file.read_text()
+
+
 class _Results:
     """Writes the outcome of every test that ran; those that did not run keep their last one."""
 
@@ -64,7 +75,7 @@ class _Results:
         reporter.stats[DESELECTED] = getattr(node, "workeroutput", {}).get(DESELECTED, [])
 
     def pytest_sessionfinish(self):
-        known = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
+        known = {test: result for test, result in _last_results().items() if _stands(test)}
         RESULTS.parent.mkdir(exist_ok=True)
         temporary = RESULTS.with_suffix(".tmp")
         temporary.write_text(json.dumps(dict(sorted((known | self.config.stash[_OUTCOMES]).items())), indent=0))
