@@ -22,8 +22,9 @@ import torch
 from torch import Tensor, nn
 
 from reference_impls.core.amounts import Amount, Sparsity, sparsity
+from reference_impls.core.connections import random_masks
 from reference_impls.core.densities import erdos_renyi_kernel
-from reference_impls.core.masks import Masks, apply_masks, keep_highest, prunable_weights
+from reference_impls.core.masks import Masks, apply_masks, prunable_weights
 from reference_impls.core.schedules import cosine_decay
 from reference_impls.core.training import Callback
 
@@ -35,22 +36,6 @@ NETWORK = "lenet_300_100"
 # no identity_at_zero: a step that moves connections does not train, even where there is nothing to move
 TRAITS = frozenset({"regrows"})
 QUICK = {"every": 2}  # so that connections move more than once in a run of a few steps
-
-
-def random_masks(model: nn.Module, density: float, generator: torch.Generator | None = None) -> Masks:
-    """Connections drawn at random, as many in each layer as the Erdos-Renyi-Kernel rule gives it.
-
-    Args:
-        density: fraction of all weights to keep, in (0, 1].
-        generator: of the draw; the default generator if None.
-    """
-    weights = prunable_weights(model)
-    densities = erdos_renyi_kernel({name: weight.shape for name, weight in weights.items()}, density)
-    drawn: Masks = {}
-    for name, weight in weights.items():
-        score = torch.rand(weight.shape, generator=generator).to(weight.device)
-        drawn |= keep_highest({name: score}, 1 - densities[name])
-    return drawn
 
 
 def drop_and_grow(weight: Tensor, gradient: Tensor, mask: Tensor, fraction: float) -> Tensor:
@@ -144,4 +129,5 @@ def callbacks(
     every = max(5, min(100, steps // 20)) if every is None else every
     if every < 1:
         raise ValueError(f"every: {every} steps is below 1")
-    return [DropAndGrow(random_masks(model, density, generator), fraction, every, 3 * steps // 4 if end is None else end)]
+    densities = erdos_renyi_kernel({name: weight.shape for name, weight in prunable_weights(model).items()}, density)
+    return [DropAndGrow(random_masks(model, densities, generator), fraction, every, 3 * steps // 4 if end is None else end)]

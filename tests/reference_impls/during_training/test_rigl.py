@@ -145,7 +145,7 @@ def test_inactive_weights_gather_no_momentum():
 
 
 def test_a_generator_decides_the_first_connections():
-    draw = lambda seed: rigl.random_masks(network(), 0.3, torch.Generator().manual_seed(seed))
+    draw = lambda seed: rigl.callbacks(network(), 0.7, steps=10, generator=torch.Generator().manual_seed(seed))[0].masks
     assert all(torch.equal(mask, draw(0)[name]) for name, mask in draw(0).items())
     assert any(not torch.equal(mask, draw(1)[name]) for name, mask in draw(0).items())
 
@@ -170,7 +170,7 @@ def test_moving_connections_to_the_gradient_beats_a_static_sparse_network_of_equ
             return accuracy(fit(model, data, 10, callbacks_of(model, torch.Generator().manual_seed(seed))), [test])
 
         moving = reach(lambda model, drawn, given=given: rigl.callbacks(model, 0.99, generator=drawn, **given))
-        static = reach(lambda model, drawn: [HoldMasks(rigl.random_masks(model, 0.01, drawn))])
+        static = reach(lambda model, drawn, given=given: [HoldMasks(rigl.callbacks(model, 0.99, generator=drawn, **given)[0].masks)])
         with monkeypatch.context() as patch:
             right = rigl.drop_and_grow
             patch.setattr(rigl, "drop_and_grow", lambda w, g, mask, fraction, right=right: right(w, 1 / (g.abs() + 1e-9), mask, fraction))
