@@ -49,7 +49,7 @@ format: $(READY)  ## format the code
 	@$(VENV)/bin/ruff check --fix --quiet .
 
 # Chromium drives the browser tests. As root on Debian or Ubuntu it installs itself; elsewhere the command is named.
-chromium:
+chromium: $(READY)
 	@command -v chromium >/dev/null || { \
 	  if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
 	    echo "Installing Chromium for the browser tests"; apt-get -qq update && apt-get -qq install --yes chromium >/dev/null; \
@@ -67,5 +67,5 @@ mutants: $(READY)  ## break every implementation on purpose; 90 % of the breaks 
 data: $(READY)  ## Fashion-MNIST and the King James text (no test needs them)
 	@$(VENV)/bin/python -m tools.data
 
-clean:  ## remove what was built; the environment and the data stay
+clean: $(READY)  ## remove what was built; the environment and the data stay
 	@find build -mindepth 1 -maxdepth 1 -not -name data -exec rm -rf {} +
