@@ -215,3 +215,4 @@ def test_terms_of_the_taxonomy_are_suggested(visit):
     page.locator("#masthead-text").fill("magnitud")
     page.get_by_role("option", name="How to prune").click()
     page.wait_for_url(re.compile("taxonomy/how/magnitude/"))
+    assert page.locator("h1").inner_text() == "Magnitude"

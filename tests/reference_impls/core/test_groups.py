@@ -393,6 +393,6 @@ def test_the_networks_of_the_zoo_are_followed_without_a_warning():
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         for build in (networks.resnet8, networks.densenet_small, networks.mobilenet_small, networks.vit_small, networks.convnet):
-            dependency_groups(build(), IMAGES)
+            assert dependency_groups(build(), IMAGES)
         for build in (networks.llama_small, networks.gpt_small):
-            dependency_groups(build(), IDS)
+            assert dependency_groups(build(), IDS)
