@@ -91,6 +91,7 @@ class _Server(ThreadingHTTPServer):
     # two servers must not share a port in silence
     allow_reuse_address = True
     allow_reuse_port = False
+    request_queue_size = 128  # a search fetches dozens of small files at once
     daemon_threads = True
 
 

@@ -30,9 +30,12 @@ export function address(path) {
   return new URL(`${root}/${path}`, document.baseURI).href;
 }
 
-/** JSON of the site. */
-export async function load(path) {
-  const response = await fetch(address(path));
+/** JSON of the site. A connection that breaks is tried twice more. */
+export async function load(path, tries = 3) {
+  const response = await fetch(address(path)).catch((error) => {
+    if (tries === 1) throw error;
+  });
+  if (!response) return load(path, tries - 1);
   if (!response.ok) throw new Error(`${path}: ${response.status}`);
   return response.json();
 }
