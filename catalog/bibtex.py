@@ -9,7 +9,7 @@ from bibtexparser.entrypoint import parse_string
 from bibtexparser.middlewares.names import InvalidNameError, parse_single_name_into_parts, split_multiple_persons_names
 from bibtexparser.model import DuplicateBlockKeyBlock, DuplicateFieldKeyBlock, ImplicitComment
 from bibtexparser.model import Entry as EntryBlock
-from pylatexenc import latex2text, latexwalker  # type: ignore[import-untyped]
+from pylatexenc import latex2text, latexwalker  # type: ignore[import-untyped]  # it ships no types
 
 from schema.records import Entry, Person
 

@@ -152,7 +152,7 @@ def filtered(command: Callable[..., None]) -> Callable[..., None]:
     ]
     own = [parameter for name, parameter in inspect.signature(command).parameters.items() if name != "filters"]
     parameters = [first, *asked, *axes, *(parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY) for parameter in own)]
-    run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]  # typer reads the options from it
     run.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
     run.__name__, run.__doc__ = command.__name__, command.__doc__
     return run

@@ -4,7 +4,7 @@ import re
 from collections.abc import Callable, Container
 from functools import cache
 
-from markdown import Markdown  # type: ignore[import-untyped]
+from markdown import Markdown  # type: ignore[import-untyped]  # it ships no types
 from markupsafe import Markup, escape
 
 from schema.records import KEY_PATTERN

@@ -39,7 +39,7 @@ def sections() -> dict[str, list[Entry]]:
     """Title -> its entries: the catalog, the records, then one section for each module of the core."""
     found = {title: [entry for entry in _entries(ROOT / path) if entry.name in names] for title, (path, names) in FILES.items()}
     for title, (_, names) in FILES.items():
-        found[title].sort(key=lambda entry, names=names: names.index(entry.name))  # type: ignore[misc]
+        found[title].sort(key=lambda entry, names=names: names.index(entry.name))  # type: ignore[misc]  # mypy cannot infer a lambda with a default
     for path in sorted((ROOT / CORE).glob("*.py")):
         if entries := list(_entries(path)):
             found[f"reference_impls.core.{path.stem}"] = entries

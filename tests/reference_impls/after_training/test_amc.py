@@ -108,7 +108,7 @@ def test_the_description_of_layers_by_hand():
 
 def test_transitions_carry_the_proposed_action_the_final_reward_and_the_next_state():
     class Watching:
-        learned: list = []  # noqa: RUF012
+        learned: list = []  # noqa: RUF012 (one test, one instance)
 
         def actor(self, state):
             return torch.tensor([0.99])
