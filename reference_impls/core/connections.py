@@ -5,22 +5,20 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
-from reference_impls.core.masks import Masks, apply_masks, keep_highest, prunable_weights
+from reference_impls.core.densities import random_masks, whole_numbers
+from reference_impls.core.masks import Masks, apply_masks, prunable_weights
 from reference_impls.core.training import Callback
 
 
-def random_masks(model: nn.Module, densities: Mapping[str, float], generator: torch.Generator | None = None) -> Masks:
+def random_connections(model: nn.Module, densities: Mapping[str, float], generator: torch.Generator | None = None) -> Masks:
     """Connections drawn at random in every prunable weight.
 
     Args:
         densities: fraction of each weight's entries to keep, in (0, 1], by parameter name.
         generator: of the draw; the default generator if None.
     """
-    drawn: Masks = {}
-    for name, weight in prunable_weights(model).items():
-        score = torch.rand(weight.shape, generator=generator).to(weight.device)
-        drawn |= keep_highest({name: score}, 1 - densities[name])
-    return drawn
+    weights = prunable_weights(model)
+    return random_masks(weights, {name: round(densities[name] * weight.numel()) for name, weight in weights.items()}, generator)
 
 
 def hold(model: nn.Module, optimizer: torch.optim.Optimizer, masks: Masks) -> None:
@@ -53,6 +51,32 @@ class Connections(Callback):
         hold(model, optimizer, self.masks)
 
 
+def drop_lowest(mask: Tensor, score: Tensor, count: int) -> Tensor:
+    """The mask without its `count` present connections of lowest score; of equal ones the first go.
+
+    Args:
+        mask: True = present.
+        score: shaped as the mask.
+        count: at most the number of present ones.
+    """
+    kept = mask.flatten().clone()
+    kept[score.masked_fill(~mask, torch.inf).flatten().argsort(stable=True)[:count]] = False
+    return kept.view_as(mask)
+
+
+def grow_highest(mask: Tensor, score: Tensor, count: int) -> Tensor:
+    """The mask with the `count` absent connections of highest score besides; of equal ones the first come.
+
+    Args:
+        mask: True = present.
+        score: shaped as the mask.
+        count: at most the number of absent ones.
+    """
+    grown = mask.flatten().clone()
+    grown[score.masked_fill(mask, -torch.inf).flatten().argsort(descending=True, stable=True)[:count]] = True
+    return grown.view_as(mask)
+
+
 def grow_random(mask: Tensor, count: int, generator: torch.Generator | None = None, avoided: Tensor | None = None) -> Tensor:
     """The mask with `count` more connections, drawn from all that are absent.
 
@@ -64,9 +88,7 @@ def grow_random(mask: Tensor, count: int, generator: torch.Generator | None = No
     score = torch.rand(mask.shape, generator=generator).to(mask.device)
     if avoided is not None:
         score[avoided] -= 1
-    grown = mask.flatten().clone()
-    grown[score.masked_fill(mask, -torch.inf).flatten().topk(count).indices] = True
-    return grown.view_as(mask)
+    return grow_highest(mask, score, count)
 
 
 def share_out(total: int, weights: Mapping[str, float], room: Mapping[str, int]) -> dict[str, int]:
@@ -91,8 +113,4 @@ def share_out(total: int, weights: Mapping[str, float], room: Mapping[str, int])
         for name in full:
             given[name] = room[name]
         open_names = [name for name in open_names if name not in full]
-    counts = {name: int(amount + 1e-9) for name, amount in given.items()}  # a whole number may come out a trifle too small
-    order = sorted(weights, key=lambda name: counts[name] - given[name])
-    for name in [name for name in order if counts[name] < room[name]][: total - sum(counts.values())]:
-        counts[name] += 1
-    return counts
+    return whole_numbers(given, room, total)

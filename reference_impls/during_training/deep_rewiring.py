@@ -28,7 +28,7 @@ import torch
 from torch import Tensor, nn
 
 from reference_impls.core.amounts import Amount, Sparsity, sparsity
-from reference_impls.core.connections import Connections, grow_random, hold, random_masks
+from reference_impls.core.connections import Connections, grow_random, hold, random_connections
 from reference_impls.core.densities import erdos_renyi_kernel
 from reference_impls.core.masks import Masks, prunable_weights
 from reference_impls.core.training import Callback
@@ -113,4 +113,4 @@ def callbacks(
         if not 0 <= value < math.inf:
             raise ValueError(f"{name}: {value} is not a finite number >= 0")
     densities = erdos_renyi_kernel({name: weight.shape for name, weight in prunable_weights(model).items()}, density)
-    return [Rewiring(random_masks(model, densities, generator), l1, temperature, generator)]
+    return [Rewiring(random_connections(model, densities, generator), l1, temperature, generator)]

@@ -26,7 +26,7 @@ import torch
 from torch import Tensor, nn
 
 from reference_impls.core.amounts import Amount, Sparsity, sparsity
-from reference_impls.core.connections import Connections, grow_random, hold, random_masks, share_out
+from reference_impls.core.connections import Connections, grow_random, hold, random_connections, share_out
 from reference_impls.core.masks import Masks, prunable_weights
 from reference_impls.core.training import Callback
 
@@ -121,5 +121,5 @@ def callbacks(
     every = max(1, min(100, steps // 20)) if every is None else every
     if every < 1:
         raise ValueError(f"every: {every} steps is below 1")
-    first = random_masks(model, dict.fromkeys(prunable_weights(model), density), generator)
+    first = random_connections(model, dict.fromkeys(prunable_weights(model), density), generator)
     return [Reallocation(first, fraction, threshold, every, steps if end is None else end, generator)]

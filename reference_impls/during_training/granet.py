@@ -23,7 +23,7 @@ import torch
 from torch import nn
 
 from reference_impls.core.amounts import Amount, Sparsity, sparsity
-from reference_impls.core.connections import Connections, hold, random_masks
+from reference_impls.core.connections import Connections, hold, random_connections
 from reference_impls.core.densities import erdos_renyi_kernel
 from reference_impls.core.masks import Masks, prunable_weights, prune_further
 from reference_impls.core.schedules import cosine_decay, cubic_sparsity
@@ -105,4 +105,4 @@ def callbacks(
     if not 1 <= end <= steps:
         raise ValueError(f"end: step {end} is not in a run of {steps} steps")
     densities = erdos_renyi_kernel({name: weight.shape for name, weight in prunable_weights(model).items()}, 1 - initial)
-    return [GradualRegeneration(random_masks(model, densities, generator), initial, final, fraction, every, end, steps)]
+    return [GradualRegeneration(random_connections(model, densities, generator), initial, final, fraction, every, end, steps)]

@@ -13,7 +13,7 @@ Implementation details
    then keeps its weight. All others start at zero, with their optimizer state at zero, as in the official code.
 3. A step that moves connections does not train: the batch's gradient is spent on choosing, as in the official code.
 4. The first move comes at step 0, as in the official code.
-5. Between moves, gradients of inactive weights are zeroed, so that the optimizer gathers no momentum for them.
+5. After every step the optimizer forgets what it has gathered for inactive weights.
 
 Deviations: of n connections, round(fraction * n) move, where the official code truncates; ties go by index, where it adds noise.
 """
@@ -22,9 +22,9 @@ import torch
 from torch import Tensor, nn
 
 from reference_impls.core.amounts import Amount, Sparsity, sparsity
-from reference_impls.core.connections import random_masks
+from reference_impls.core.connections import Connections, drop_lowest, grow_highest, random_connections
 from reference_impls.core.densities import erdos_renyi_kernel
-from reference_impls.core.masks import Masks, apply_masks, prunable_weights
+from reference_impls.core.masks import Masks, prunable_weights
 from reference_impls.core.schedules import cosine_decay
 from reference_impls.core.training import Callback
 
@@ -48,53 +48,28 @@ def drop_and_grow(weight: Tensor, gradient: Tensor, mask: Tensor, fraction: floa
         fraction: of the active connections, in [0, 1].
     """
     k = round(fraction * int(mask.sum()))
-    moved = mask.flatten().clone()
     # I_drop = ArgTopK(-|θ|, k) of the active
-    moved[weight.abs().masked_fill(~mask, torch.inf).flatten().argsort(stable=True)[:k]] = False
+    survived = drop_lowest(mask, weight.abs(), k)
     # I_grow = ArgTopK(|dL/dΘ|, k) outside θ \ I_drop
-    moved[gradient.abs().flatten().masked_fill(moved, -torch.inf).argsort(descending=True, stable=True)[:k]] = True
-    return moved.view_as(mask)
+    return grow_highest(survived, gradient.abs(), k)
 
 
-class DropAndGrow(Callback):
-    """Moves connections every `every` steps before step `end`, and keeps inactive weights at zero.
-
-    Attributes:
-        masks: the active connections now.
-    """
+class DropAndGrow(Connections):
+    """Moves connections every `every` steps before step `end`."""
 
     def __init__(self, masks: Masks, fraction: float, every: int, end: int) -> None:
-        self.masks, self.fraction, self.every, self.end = masks, fraction, every, end
-        self.step = 0
-
-    def start(self, model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
-        apply_masks(model, self.masks)
+        super().__init__(masks)
+        self.fraction, self.every, self.end = fraction, every, end
 
     def after_backward(self, model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
-        if self.step % self.every == 0 and self.step < self.end:
-            self._move(model, optimizer)
-            optimizer.zero_grad(set_to_none=True)  # an optimizer leaves alone what has no gradient: no training in this step
-        else:
-            for name, weight in prunable_weights(model).items():
-                if weight.grad is not None:
-                    weight.grad.mul_(self.masks[name])
-        self.step += 1
-
-    def after_step(self, model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
-        apply_masks(model, self.masks)
-
-    def _move(self, model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
+        if self.step % self.every or self.step >= self.end:
+            return
         # f(t) = α/2 (1 + cos(t π / T_end))
         fraction = cosine_decay(self.step, self.end, self.fraction)
         for name, weight in prunable_weights(model).items():
-            if weight.grad is None:
-                continue
-            before = self.masks[name]
-            self.masks[name] = drop_and_grow(weight.detach(), weight.grad, before, fraction)
-            new = self.masks[name] & ~before
-            for state in optimizer.state.get(weight, {}).values():
-                if isinstance(state, Tensor) and state.shape == weight.shape:
-                    state[new] = 0
+            if weight.grad is not None:
+                self.masks[name] = drop_and_grow(weight.detach(), weight.grad, self.masks[name], fraction)
+        optimizer.zero_grad(set_to_none=True)  # an optimizer leaves alone what has no gradient: no training in this step
 
 
 def callbacks(
@@ -130,4 +105,4 @@ def callbacks(
     if every < 1:
         raise ValueError(f"every: {every} steps is below 1")
     densities = erdos_renyi_kernel({name: weight.shape for name, weight in prunable_weights(model).items()}, density)
-    return [DropAndGrow(random_masks(model, densities, generator), fraction, every, 3 * steps // 4 if end is None else end)]
+    return [DropAndGrow(random_connections(model, densities, generator), fraction, every, 3 * steps // 4 if end is None else end)]

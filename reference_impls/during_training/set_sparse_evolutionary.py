@@ -25,7 +25,7 @@ import torch
 from torch import Tensor, nn
 
 from reference_impls.core.amounts import Amount, Sparsity, sparsity
-from reference_impls.core.connections import Connections, grow_random, random_masks
+from reference_impls.core.connections import Connections, grow_random, random_connections
 from reference_impls.core.densities import erdos_renyi_kernel
 from reference_impls.core.masks import Masks, prunable_weights
 from reference_impls.core.training import Callback
@@ -100,4 +100,4 @@ def callbacks(
         raise ValueError(f"zeta: {zeta} is not in [0, 1]")
     # p = epsilon (n_k + n_k-1) / (n_k n_k-1)
     densities = erdos_renyi_kernel({name: weight.shape for name, weight in prunable_weights(model).items()}, density)
-    return [Evolution(random_masks(model, densities, generator), zeta, steps, generator)]
+    return [Evolution(random_connections(model, densities, generator), zeta, steps, generator)]

@@ -24,7 +24,7 @@ import torch
 from torch import Tensor, nn
 
 from reference_impls.core.amounts import Amount, Sparsity, sparsity
-from reference_impls.core.connections import Connections, hold, random_masks, share_out
+from reference_impls.core.connections import Connections, drop_lowest, grow_highest, hold, random_connections, share_out
 from reference_impls.core.masks import Masks, prunable_weights
 from reference_impls.core.schedules import cosine_decay
 from reference_impls.core.training import Callback
@@ -48,17 +48,12 @@ def contributions(momenta: dict[str, Tensor], masks: Masks) -> dict[str, float]:
 
 def prune_smallest(weight: Tensor, mask: Tensor, fraction: float) -> Tensor:
     """The mask without `fraction` of its weights, the smallest in magnitude."""
-    stays = mask.flatten().clone()
-    count = round(fraction * int(mask.sum()))
-    stays[weight.abs().masked_fill(~mask, torch.inf).flatten().argsort(stable=True)[:count]] = False
-    return stays.view_as(mask)
+    return drop_lowest(mask, weight.abs(), round(fraction * int(mask.sum())))
 
 
 def grow_by_momentum(mask: Tensor, momentum: Tensor, count: int) -> Tensor:
     """The mask with the `count` absent weights of largest momentum magnitude."""
-    grown = mask.flatten().clone()
-    grown[momentum.abs().flatten().masked_fill(grown, -torch.inf).argsort(descending=True, stable=True)[:count]] = True
-    return grown.view_as(mask)
+    return grow_highest(mask, momentum.abs(), count)
 
 
 class SparseMomentum(Connections):
@@ -121,5 +116,5 @@ def callbacks(
         raise ValueError(f"fraction: {fraction} is not in [0, 1]")
     if not 0 <= smoothing < 1:
         raise ValueError(f"smoothing: {smoothing} is not in [0, 1)")
-    first = random_masks(model, dict.fromkeys(prunable_weights(model), density), generator)
+    first = random_connections(model, dict.fromkeys(prunable_weights(model), density), generator)
     return [SparseMomentum(first, fraction, smoothing, steps)]

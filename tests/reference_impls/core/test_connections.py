@@ -8,17 +8,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
-from reference_impls.core.connections import Connections, grow_random, random_masks, share_out
+from reference_impls.core.connections import Connections, drop_lowest, grow_highest, grow_random, random_connections, share_out
 from reference_impls.core.training import fit
 
 
 def test_every_weight_gets_its_density():
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(10, 8), nn.Linear(8, 5))
-    masks = random_masks(model, {"0.weight": 0.3, "1.weight": 1.0}, torch.Generator().manual_seed(0))
+    masks = random_connections(model, {"0.weight": 0.3, "1.weight": 1.0}, torch.Generator().manual_seed(0))
     assert {name: int(mask.sum()) for name, mask in masks.items()} == {"0.weight": 24, "1.weight": 40}
-    again = random_masks(model, {"0.weight": 0.3, "1.weight": 1.0}, torch.Generator().manual_seed(0))
-    other = random_masks(model, {"0.weight": 0.3, "1.weight": 1.0}, torch.Generator().manual_seed(1))
+    again = random_connections(model, {"0.weight": 0.3, "1.weight": 1.0}, torch.Generator().manual_seed(0))
+    other = random_connections(model, {"0.weight": 0.3, "1.weight": 1.0}, torch.Generator().manual_seed(1))
     assert torch.equal(masks["0.weight"], again["0.weight"])
     assert not torch.equal(masks["0.weight"], other["0.weight"])
 
@@ -35,6 +35,18 @@ def test_absent_connections_stay_zero_and_gather_no_state(optimizer):
         if state is not None and state.shape == gone.shape:
             assert not state[gone].any() and state[~gone].all()
     assert sparse.step == 3
+
+
+def test_the_lowest_present_go_and_the_highest_absent_come():
+    mask = torch.tensor([[True, True, False], [False, True, True]])
+    score = torch.tensor([[3.0, 1.0, -9.0], [9.0, 1.0, 2.0]])
+    # of the present 3, 1, 1, 2 the two 1 go first, of equal ones the first; the absent -9 and 9 count for nothing
+    assert drop_lowest(mask, score, 1).tolist() == [[True, False, False], [False, True, True]]
+    assert drop_lowest(mask, score, 3).tolist() == [[True, False, False], [False, False, False]]
+    assert grow_highest(mask, score, 1).tolist() == [[True, True, False], [True, True, True]]
+    even = torch.zeros(2, 3)
+    assert grow_highest(mask, even, 1).tolist() == [[True, True, True], [False, True, True]]
+    assert drop_lowest(mask, score, 0).equal(mask) and grow_highest(mask, score, 0).equal(mask)
 
 
 def test_growth_takes_absent_places_only_and_avoided_ones_last():

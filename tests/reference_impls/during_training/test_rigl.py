@@ -116,17 +116,21 @@ def test_a_new_connection_has_no_past_in_the_optimizer(optimizer):
             kept["optimizer"] = optimizer
 
     [moving] = rigl.callbacks(model, 0.7, steps=40, every=5)
-    fit(model, [(torch.randn(16, 12), torch.randint(4, (16,))) for _ in range(10)], 1, [moving, Probe()], optimizer=optimizer)
+    fit(model, [(torch.randn(16, 12), torch.randint(4, (16,))) for _ in range(9)], 1, [moving, Probe()], optimizer=optimizer)
     weight, before, stepper = model[2].weight, moving.masks["2.weight"], kept["optimizer"]
     moments = [state for state in stepper.state[weight].values() if isinstance(state, torch.Tensor) and state.shape == weight.shape]
     for moment in moments:
         moment.fill_(1.0)
+    moving.after_step(model, stepper)  # step 9
     cross_entropy(model(torch.randn(16, 12)), torch.randint(4, (16,))).backward()
     moving.after_backward(model, stepper)  # step 10: connections move
     new = moving.masks["2.weight"] & ~before
     assert new.any() and moments
     for moment in moments:
-        assert torch.equal(moment == 0, new)
+        assert not moment[new].any() and moment[before].all()
+    moving.after_step(model, stepper)
+    for moment in moments:
+        assert torch.equal(moment != 0, moving.masks["2.weight"] & before)
 
 
 def test_inactive_weights_gather_no_momentum():

@@ -57,7 +57,7 @@ class Watch(Callback):
 
 def run(epochs=3, **given):
     model = network()
-    generator = torch.Generator().manual_seed(3)
+    generator = torch.Generator().manual_seed(1)
     data = [(torch.randn(16, 12, generator=generator), torch.randint(4, (16,), generator=generator)) for _ in range(4)]
     [moving] = sparse_momentum.callbacks(model, 0.7, steps=epochs * 4, generator=generator, **given)
     watch = Watch(moving)
