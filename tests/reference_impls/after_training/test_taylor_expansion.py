@@ -126,7 +126,7 @@ def test_its_order_is_closer_to_the_true_loss_changes_than_that_of_norms():
 
     (inputs, targets), _ = digits()
     taylor, norm = [], []
-    for seed in range(3):
+    for seed in range(6):  # with three, one seed decides: their correlations are from four layers of few maps each
         train = batches(inputs, targets, 64, torch.Generator().manual_seed(seed))
         model = fit(convnet(generator=torch.Generator().manual_seed(seed)), train, 2)
         groups = removable_groups(model, inputs[:1])
@@ -141,4 +141,4 @@ def test_its_order_is_closer_to_the_true_loss_changes_than_that_of_norms():
                     ]
                     taylor.append(correlation(found[group.name], torch.stack(truth)))
                     norm.append(correlation(model.get_submodule(group.name).weight.flatten(1).norm(dim=1), torch.stack(truth)))
-    assert sum(taylor) / len(taylor) > sum(norm) / len(norm) + 0.1, (taylor, norm)
+    assert sum(taylor) / len(taylor) > sum(norm) / len(norm) + 0.2, (taylor, norm)
