@@ -1,6 +1,7 @@
 """How a paper is cited: for people (APA), for reference managers (RIS) and for crawlers (`citation_*`, JSON-LD)."""
 
 import json
+import re
 from typing import Any
 
 from schema.records import Paper, Person
@@ -13,6 +14,15 @@ RIS_TYPES = {
     "phdthesis": "THES",
     "mastersthesis": "THES",
 }
+VENUE_FIELDS = {
+    "conference": "conference_title",
+    "workshop": "conference_title",
+    "journal": "journal_title",
+    "book": "inbook_title",
+    "thesis": "dissertation_institution",
+    "report": "technical_report_institution",
+}
+"""Kind of venue -> the `citation_` field that names it; a preprint server is none of these."""
 
 
 def apa(paper: Paper) -> str:
@@ -32,6 +42,7 @@ def apa(paper: Paper) -> str:
 def ris(paper: Paper) -> str:
     """The paper's entry in RIS."""
     venue = paper.venue.name if paper.venue else None
+    first, last = _pages(paper)
     fields = [
         ("TY", RIS_TYPES.get(paper.entry_type, "GEN")),
         ("ID", paper.key),
@@ -41,7 +52,8 @@ def ris(paper: Paper) -> str:
         ("T2", venue),
         ("VL", paper.volume),
         ("IS", paper.number),
-        ("SP", paper.pages),
+        ("SP", first),
+        ("EP", last),
         ("PB", paper.publisher),
         ("DO", paper.doi),
         ("UR", official(paper)),
@@ -61,15 +73,18 @@ def official(paper: Paper) -> str | None:
 
 def meta(paper: Paper) -> list[list[str]]:
     """`citation_*` names and contents that Zotero and Google Scholar read."""
+    first, last = _pages(paper)
     pairs: list[tuple[str, Any]] = [("title", paper.title), *(("author", _inverted(author)) for author in paper.authors)]
     pairs += [("publication_date", paper.year), ("doi", paper.doi), ("arxiv_id", paper.arxiv)]
-    if paper.venue:
-        pairs.append(("journal_title" if paper.venue.kind == "journal" else "conference_title", paper.venue.name))
+    if paper.venue and paper.venue.kind in VENUE_FIELDS:
+        pairs.append((VENUE_FIELDS[paper.venue.kind], paper.venue.name))
+    pairs += [("volume", paper.volume), ("issue", paper.number), ("firstpage", first), ("lastpage", last), ("publisher", paper.publisher)]
     return [[name, str(value)] for name, value in pairs if value]
 
 
 def linked_data(paper: Paper) -> str:
     """JSON-LD of the paper, safe inside a script element."""
+    first, last = _pages(paper)
     facts = {
         "@context": "https://schema.org",
         "@type": "ScholarlyArticle",
@@ -77,10 +92,33 @@ def linked_data(paper: Paper) -> str:
         "author": [{"@type": "Person", "name": author.name} for author in paper.authors],
         "datePublished": str(paper.year) if paper.year else None,
         "isPartOf": {"@type": "PublicationVolume", "name": paper.venue.name} if paper.venue else None,
-        "sameAs": official(paper),
+        "pageStart": first,
+        "pageEnd": last,
+        "identifier": [{"@type": "PropertyValue", "propertyID": name, "value": value} for name, value in _identifiers(paper)],
+        "sameAs": addresses(paper),
     }
     written = json.dumps({name: value for name, value in facts.items() if value}, ensure_ascii=True)
     return written.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
+
+
+def addresses(paper: Paper) -> list[str]:
+    """Every address under which the paper itself stands, the official one first."""
+    found = [official(paper), paper.url]
+    found += [f"https://arxiv.org/abs/{paper.arxiv}"] if paper.arxiv else []
+    found += [f"https://openreview.net/forum?id={paper.openreview}"] if paper.openreview else []
+    return [address for address in dict.fromkeys(found) if address]
+
+
+def _identifiers(paper: Paper) -> list[tuple[str, str]]:
+    return [(name, value) for name, value in (("DOI", paper.doi), ("arXiv", paper.arxiv), ("OpenReview", paper.openreview)) if value]
+
+
+def _pages(paper: Paper) -> tuple[str | None, str | None]:
+    """First and last page; only the first where the source gives no range."""
+    if paper.pages is None:
+        return None, None
+    first, *rest = re.split(r"\s*[-–]+\s*", paper.pages)
+    return first, rest[-1] if rest else None
 
 
 def _inverted(author: Person) -> str:

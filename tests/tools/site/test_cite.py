@@ -49,7 +49,39 @@ def test_what_crawlers_read(paper):
     assert ["author", "Hassibi, Babak A.-B."] in cite.meta(paper)
     assert ["conference_title", "International Conference on Learning Representations"] in cite.meta(paper)
     data = json.loads(cite.linked_data(paper))
-    assert (data["@type"], data["datePublished"], data["sameAs"]) == ("ScholarlyArticle", "1992", "https://doi.org/10.1000/x")
+    assert (data["@type"], data["datePublished"]) == ("ScholarlyArticle", "1992")
+    assert data["author"][2] == {"@type": "Person", "name": "Jo van Roe Jr."}
+    assert data["identifier"] == [{"@type": "PropertyValue", "propertyID": "DOI", "value": "10.1000/x"}]
+
+
+def test_every_address_of_a_paper_once_and_the_official_one_first(paper):
+    known = paper.model_copy(update={"arxiv": "1810.02340", "openreview": "B1VZqjAcYX", "url": "https://arxiv.org/abs/1810.02340"})
+    expected = ["https://doi.org/10.1000/x", "https://arxiv.org/abs/1810.02340", "https://openreview.net/forum?id=B1VZqjAcYX"]
+    assert cite.addresses(known) == json.loads(cite.linked_data(known))["sameAs"] == expected
+    assert cite.addresses(paper.model_copy(update={"doi": None, "url": None})) == []
+
+
+@pytest.mark.parametrize(("pages", "first", "last"), [("598--605", "598", "605"), ("598-605", "598", "605"), ("1209", "1209", None)])
+def test_pages(paper, pages, first, last):
+    printed = paper.model_copy(update={"pages": pages, "volume": "2", "number": "7", "publisher": "Morgan"})
+    fields = dict(cite.meta(printed))
+    assert (fields["firstpage"], fields.get("lastpage")) == (first, last)
+    assert (fields["volume"], fields["issue"], fields["publisher"]) == ("2", "7", "Morgan")
+    lines = cite.ris(printed).splitlines()
+    assert f"SP  - {first}" in lines
+    assert [line for line in lines if line.startswith("EP")] == ([f"EP  - {last}"] if last else [])
+    assert json.loads(cite.linked_data(printed))["pageStart"] == first
+    assert json.loads(cite.linked_data(printed)).get("pageEnd") == last
+
+
+@pytest.mark.parametrize(
+    ("kind", "field"),
+    [("journal", "journal_title"), ("workshop", "conference_title"), ("thesis", "dissertation_institution"), ("preprint", None)],
+)
+def test_a_venue_is_named_for_what_it_is(paper, kind, field):
+    venue = paper.venue.model_copy(update={"kind": kind})
+    named = [name for name, value in cite.meta(paper.model_copy(update={"venue": venue})) if value == venue.name]
+    assert named == ([field] if field else [])
 
 
 def test_linked_data_cannot_end_its_script(paper):
