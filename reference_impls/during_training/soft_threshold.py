@@ -1,4 +1,4 @@
-"""STR: weights pass through a soft threshold, and each layer's threshold is trained with them (kusupati2020soft, equations of the method).
+"""STR: weights pass through a soft threshold, and each layer's threshold is trained with them (kusupati2020soft, authors' code).
 
 Idea: what share of the weights each layer should lose is usually fixed by a rule. Here the network sees S(W, s), the weights drawn towards
 zero by a threshold sigmoid(s) and cut there. The operator is differentiable almost everywhere, so s gets a gradient like any
