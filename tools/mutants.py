@@ -3,8 +3,9 @@
 Each mutant changes one thing in a module: an operator, a number, a comparison, a dropped statement, swapped arguments.
 Strings, annotations, defaults, declarations and error branches are left alone.
 `tests/breaks/<folder>/<module>.toml` adds the breaks that a person thought of.
-A mutant is run in a fork of one process that has torch loaded, against the module's own test file without its `claim` tests.
-Results are kept in build/mutants, by the content of module, core and tests; survivors that change nothing are explained in the same .toml.
+A mutant is run in a fork of one process that has torch and the like loaded, against the module's own tests without its `claim` tests.
+Results are kept in build/mutants, by the content of the module, its tests and all that either of them imports from here; survivors that
+change nothing are explained in the same .toml.
 
 Why not mutmut or cosmic-ray: both start an interpreter per mutant, and importing torch costs more than running the tests.
 """
@@ -12,6 +13,7 @@ Why not mutmut or cosmic-ray: both start an interpreter per mutant, and importin
 import ast
 import copy
 import hashlib
+import importlib
 import json
 import os
 import random
@@ -34,6 +36,8 @@ CACHE = ROOT / "build" / "mutants"
 MOST = 60
 SEED = 0
 SECONDS = 90  # a mutant that runs longer than this is counted as noticed: the tests would never end
+# what tests import and no mutant changes; a first import in every fork costs more than most tests
+LOADED_BEFORE = ("hypothesis", "pytest", "sklearn.datasets", "torch._dynamo", "torch.func")
 DECLARATIONS = {"TRAITS", "UNIT", "GROUP", "AMOUNTS", "NETWORK", "QUICK"}
 
 SWAPPED_OPERATORS: dict[type[ast.AST], type[Any]] = {
@@ -287,6 +291,21 @@ def _tests(name: str) -> Path:
     return ROOT / "tests" / "reference_impls" / folder / f"test_{module}.py"
 
 
+def imported(*files: Path) -> list[Path]:
+    """These files and the files below reference_impls/ that they import, directly or through others; sorted."""
+    found, waiting = set(files), list(files)
+    while waiting:
+        for node in ast.walk(ast.parse(waiting.pop().read_text())):
+            if not isinstance(node, ast.ImportFrom) or not (node.module or "").startswith("reference_impls"):
+                continue
+            for dotted in [str(node.module), *(f"{node.module}.{alias.name}" for alias in node.names)]:
+                file = ROOT / f"{dotted.replace('.', '/')}.py"
+                if file not in found and file.exists():
+                    found.add(file)
+                    waiting.append(file)
+    return sorted(found)
+
+
 def examine(name: str) -> list[Outcome]:
     """The outcome of each of the module's mutants; from the cache where nothing has changed.
 
@@ -296,9 +315,8 @@ def examine(name: str) -> list[Outcome]:
     path = ROOT / "reference_impls" / f"{name.replace('.', '/')}.py"
     source = path.read_text()
     by_hand, _ = breaks(name, source)
-    core = sorted((ROOT / "reference_impls" / "core").glob("*.py"))
     by_hand_file = ROOT / "tests" / "breaks" / f"{name.replace('.', '/')}.toml"
-    content = b"\0".join(file.read_bytes() for file in [path, _tests(name), by_hand_file, Path(__file__), *core])
+    content = b"\0".join(file.read_bytes() for file in [*imported(path, _tests(name)), by_hand_file, Path(__file__)])
     cached = CACHE / f"{name}-{hashlib.sha256(content).hexdigest()[:16]}.json"
     if cached.exists():
         return [Outcome(**item) for item in json.loads(cached.read_text())]
@@ -322,6 +340,8 @@ def main(modules: list[str] = typer.Argument(None, help="folder.module; all of t
     from reference_impls.core import contract
 
     torch.set_num_threads(1)
+    for library in LOADED_BEFORE:
+        importlib.import_module(library)
     os.nice(10)  # hours of work give way to whatever else the machine does
     console, failed = Console(), False
     table = Table("module", "mutants", "killed", "%", title="Mutants killed by each module's own tests")

@@ -86,3 +86,10 @@ def test_a_noticed_break_is_told_from_none():
     assert not mutants.killed("before_training.snip", source)
     assert mutants.killed("before_training.snip", source.replace("weight.detach() * g", "weight.detach() / g"))
     assert path.read_text() == source
+
+
+def test_a_result_is_kept_as_long_as_what_it_rests_on_is_unchanged():
+    module = mutants.ROOT / "reference_impls/during_training/granet.py"
+    names = {file.stem for file in mutants.imported(module)}
+    assert names >= {"granet", "rigl", "connections", "densities", "masks"}  # RigL's rule is imported, what RigL stands on through it
+    assert not names & {"ddpg", "snip"}
