@@ -33,7 +33,7 @@ def kinds(atlas):
         "compare": "compare/?papers=" + ",".join(paper.key for paper in own[:2]),
         "lineage": "lineage/",
         "documentation": "docs/cookbook/",
-        "interface": "docs/api/",
+        "interface": "docs/api/core/",
     }
 
 

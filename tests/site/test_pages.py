@@ -30,6 +30,7 @@ def kinds(atlas, hostile):
         f"implementations/{module}/",
         "docs/cookbook/",
         "docs/cli/",
+        "docs/api/implementations/",
     ]
 
 

@@ -90,11 +90,8 @@ class Pages:
         self._write("browse", "browse", title="Browse", context=self._browse(), description="Every paper of the atlas, by facet and text.")
         self._write("compare", "compare", title="Compare", context={}, description="Two to four papers side by side.")
         self._write("lineage", "lineage", title="Lineage", context={}, description="What builds on what, from the first paper to the last.")
-        docstrings = prose.Docstrings(self._by_key, lambda key: f"../../papers/{key}/")
-        interface = {"sections": reference.sections(), "docstring": docstrings.render}
-        self._write(
-            "docs/api", "api", title="Python interface", context=interface, kind="doc", description="Catalog, records and the core."
-        )
+        for address, text in reference.pages(self._modules).items():
+            self._put(address, text)
         self._taxonomy()
         self._implementations()
         for paper in track(self._papers, "Writing papers", transient=True, disable=len(self._papers) < 1000):
@@ -129,9 +126,12 @@ class Pages:
             **(meta or {}),
             "body": body,
         }
+        self._put(address, front_matter(head))
+
+    def _put(self, address: str, text: str) -> None:
         path = self._folder / f"{address}.md"
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(front_matter(head), encoding="utf-8")
+        path.write_text(text, encoding="utf-8")
 
     def _facts(self) -> dict[str, Any]:
         return {

@@ -1,63 +1,91 @@
-"""The Python interface, read from the source: signatures and docstrings of what is public."""
+"""The pages of the Python interface: what stands on which; mkdocstrings fills them from signatures and docstrings."""
 
 import ast
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
-from tools.site.sources import signature
+from schema.records import ENTRY_POINTS, Implementation
 
 ROOT = Path(__file__).parents[2]
-FILES = {
-    "Catalog": ("catalog/query.py", ("Catalog",)),
-    "Records": (
-        "schema/records.py",
-        ("Paper", "Record", "Entry", "Taxonomy", "Settings", "ReferenceLink", "Implementation", "Person", "Venue"),
-    ),
-}
 CORE = "reference_impls/core"
+RECORDS = (
+    *("Paper", "Record", "Entry", "Taxonomy", "Settings", "ReferenceLink", "Measurement"),
+    *("Implementation", "ImplementationLink", "Person", "Venue"),
+)
+TERMS = ("Axis", "Term", "AXES", "FACETS", "AXIS")
+
+HEAD = "---\ntitle: {title}\ndescription: {description}\n---\n\n# {title}\n\n{lead}\n\n"
 
 
-@dataclass(frozen=True)
-class Entry:
-    """Something public.
+def pages(implementations: Mapping[str, Implementation]) -> dict[str, str]:
+    """Address of a page -> its Markdown."""
+    return {
+        "docs/api": _landing(),
+        "docs/api/catalog": _page("Catalog", "Open the catalog and query it.", "Needs no PyTorch.", "::: catalog.Catalog\n"),
+        "docs/api/records": _page(
+            "Records",
+            "What the catalog knows about a paper.",
+            "Strict, frozen pydantic models, and the closed lists of terms. Every field stands in the [data dictionary](../data.md) too.",
+            _inside("schema.records", 2, RECORDS) + "\n## Terms\n\n" + _inside("schema.terms", 3, TERMS),
+        ),
+        "docs/api/core": _page(
+            "Core",
+            "What the implementations share.",
+            "Scores become masks, masks are held through training or turned into smaller tensors, and what is left is counted.",
+            "\n".join(_core()),
+        ),
+        "docs/api/implementations": _page(
+            "Entry functions",
+            "How each implementation is called.",
+            "One public function for each module, of one of four names; the contract in [Core](core.md) says what each takes and gives. "
+            "The linked page has the whole source.",
+            "\n".join(_entries(implementations)),
+        ),
+    }
 
-    Attributes:
-        name: `Catalog.papers`.
-        signature: as it is called; for a class or a property its name.
-        explanation: the docstring.
-        members: public methods of a class.
-    """
 
-    name: str
-    signature: str
-    explanation: str
-    members: tuple["Entry", ...] = field(default=())
+def public(path: Path) -> list[str]:
+    """Names of the public functions and classes of a file."""
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    return [node.name for node in tree.body if isinstance(node, ast.FunctionDef | ast.ClassDef) and not node.name.startswith("_")]
 
 
-def sections() -> dict[str, list[Entry]]:
-    """Title -> its entries: the catalog, the records, then one section for each module of the core."""
-    found = {title: [entry for entry in _entries(ROOT / path) if entry.name in names] for title, (path, names) in FILES.items()}
-    for title, (_, names) in FILES.items():
-        found[title].sort(key=lambda entry, names=names: names.index(entry.name))  # type: ignore[misc]  # mypy cannot infer a lambda with a default
+def _page(title: str, description: str, lead: str, body: str) -> str:
+    return HEAD.format(title=title, description=description, lead=lead) + body
+
+
+def _landing() -> str:
+    lead = "Read from the source when this site was built: signatures, and docstrings with shapes, units, ranges and errors."
+    rows = (
+        "- [Catalog](api/catalog.md): open it, ask it, count. No PyTorch needed.",
+        "- [Records](api/records.md): a paper, its tags, its links.",
+        "- [Core](api/core.md): masks, schedules, surgery, counting, training; what the implementations share.",
+        "- [Entry functions](api/implementations.md): how each implementation is called.",
+    )
+    return _page("Python interface", "Catalog, records, core and entry functions.", lead, "\n".join(rows) + "\n")
+
+
+def _core() -> Iterable[str]:
     for path in sorted((ROOT / CORE).glob("*.py")):
-        if entries := list(_entries(path)):
-            found[f"reference_impls.core.{path.stem}"] = entries
-    return found
+        if public(path):
+            title = path.stem.capitalize().replace("_", " ")
+            yield f"## {title} {{ #{path.stem} }}\n\n" + _inside(f"reference_impls.core.{path.stem}", level=3)
 
 
-def _entries(path: Path) -> Iterator[Entry]:
-    for node in ast.parse(path.read_text(encoding="utf-8")).body:
-        if isinstance(node, ast.FunctionDef | ast.ClassDef) and not node.name.startswith("_") and (told := ast.get_docstring(node)):
-            if isinstance(node, ast.FunctionDef):
-                yield Entry(node.name, signature(node), told)
-            else:
-                yield Entry(node.name, node.name, told, tuple(_members(node)))
+def _entries(implementations: Mapping[str, Implementation]) -> Iterable[str]:
+    for module in implementations:
+        (entry,) = set(public(ROOT / "reference_impls" / f"{module.replace('.', '/')}.py")) & set(ENTRY_POINTS)
+        yield f"## [{module}](../../implementations/{module}.md) {{ #{module} }}\n\n" + _read(
+            f"reference_impls.{module}.{entry}", heading_level=3, show_root_full_path="false"
+        )
 
 
-def _members(node: ast.ClassDef) -> Iterator[Entry]:
-    for member in node.body:
-        if isinstance(member, ast.FunctionDef) and not member.name.startswith("_") and (told := ast.get_docstring(member)):
-            decorators = {ast.unparse(decorator) for decorator in member.decorator_list}
-            called = member.name if decorators & {"property", "cached_property"} else signature(member)
-            yield Entry(f"{node.name}.{member.name}", called, told)
+def _inside(module: str, level: int, members: Iterable[str] = ()) -> str:
+    """What stands in a module, under a heading of ours."""
+    listed = "".join(f"\n        - {name}" for name in members)
+    hidden = {"show_root_heading": "false", "show_root_toc_entry": "false"}
+    return _read(module, heading_level=level, **hidden, **({"members": listed} if listed else {}))
+
+
+def _read(name: str, **options: object) -> str:
+    return f"::: {name}\n    options:\n" + "".join(f"      {option}: {value}\n" for option, value in options.items())
