@@ -87,6 +87,19 @@ def test_without_updates_a_zero_filter_stays_zero_for_a_plain_optimizer():
     assert (model.conv1.weight[1:] != dense[1:]).any()
 
 
+@pytest.mark.parametrize("momentum", [0.0, 0.9])
+def test_without_updates_only_what_the_optimizer_remembers_moves_a_filter_that_is_chosen_late(momentum):
+    model, watch, calls = seeded(), Watch(), []
+
+    def late(rows):
+        calls.append(len(rows))
+        return keep_last(rows) if len(calls) > len(groups_of(model)) else torch.ones(len(rows), dtype=torch.bool)
+
+    optimizer = lambda p: torch.optim.SGD(p, 0.1, momentum=momentum)
+    fit(model, BATCHES, 2, [SoftFilters(late, update_pruned=False), watch], optimizer=optimizer)
+    assert [bool(weight.any()) for weight in watch.inputs] == [True, True, True, False, momentum > 0, momentum > 0]
+
+
 @pytest.mark.parametrize("build", [resnet8, mobilenet_small, densenet_small])
 def test_what_is_zero_at_the_end_is_removed(build):
     model = seeded(build)
