@@ -64,7 +64,7 @@ def test_same_filters_as_the_authors_code(keep_rate, distance_rate):
 
 @pytest.mark.parametrize("seed", range(5))
 def test_the_first_to_go_is_as_good_a_median_as_a_filter_can_be(seed):
-    # the sum of distances is convex with its minimum at the geometric median, which a search finds; no filter lies lower, and where one
+    # the sum of distances is convex with its minimum at the geometric median, which a search finds; no filter lies lower; where one
     # is put on the median itself, it goes
     rows = torch.randn(9, 3, generator=seeded(seed), dtype=torch.float64)
     total = lambda point: float(np.linalg.norm(rows.numpy() - point, axis=1).sum())
