@@ -118,6 +118,28 @@ def test_a_disc_of_the_plate_leads_to_its_papers(visit, atlas):
     assert int(page.locator("[data-total]").inner_text()) == len(atlas.keys(**asked)) > 0
 
 
+@pytest.mark.parametrize("width", [360, 1280])
+def test_a_cell_of_the_cube_leads_to_its_papers(visit, atlas, width):
+    visitor = visit()
+    visitor.page.set_viewport_size({"width": width, "height": 800})
+    page = visitor.go("")
+    boxes = [cell.bounding_box() for cell in page.locator(".cube a.dot").all()[:40]]
+    assert boxes
+    assert all(min(box["width"], box["height"]) >= 24 for box in boxes)
+    # the names and one whole panel are in sight at once, however narrow
+    panel = page.locator(".cube thead th[colspan]").first.bounding_box()
+    assert panel["x"] + panel["width"] <= width
+    cell = page.locator(".cube a.dot").last
+    says = cell.get_attribute("aria-label")
+    cell.click()
+    page.wait_for_selector(".browse[data-ready]")
+    asked = dict(pair.split("=") for pair in page.url.partition("?")[2].split("&"))
+    assert set(asked) == {"how", "speedup", "when"}
+    found = int(page.locator("[data-total]").inner_text())
+    assert found == len(atlas.keys(**asked)) == int(says.split()[0]) > 0
+    assert f", {len(atlas.keys(**asked, relation='implements'))} implemented" in says
+
+
 def test_searching_from_anywhere(visit, atlas):
     visitor = visit()
     page = visitor.go("taxonomy/")

@@ -164,6 +164,7 @@ class Pages:
         )
         return {
             "matrix": plates.matrix(self._papers, "when", "speedup"),
+            "cube": plates.cube(self._papers, "how", "speedup", "when"),
             "shown": shown,
             "recording": self._shown(shown) if shown else None,
             "latest": [paper for paper in reversed(self._papers) if plates.implemented(paper)][:6],

@@ -4,6 +4,7 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import product
 from math import sqrt
 
 from schema.records import Paper
@@ -14,7 +15,7 @@ SECTION = re.compile(r"(?P<survey>[^;]+), section (?P<section>[0-9.]+)")
 
 @dataclass(frozen=True)
 class Cell:
-    """Papers that carry one value on each of two axes.
+    """Papers that carry one value on each of two axes, or of three.
 
     Attributes:
         row, column: the two values.
@@ -22,6 +23,7 @@ class Cell:
         implemented: how many of those are implemented themselves.
         size: radius of a disc whose area stands for `papers`, 0 to 1.
         core: radius of a disc whose area stands for `implemented`, on the same scale.
+        panel: a third value that they carry, in a cube.
         share: `implemented` of `papers` in steps of a fifth, 0 to 5.
     """
 
@@ -31,6 +33,7 @@ class Cell:
     implemented: int
     size: float
     core: float
+    panel: Term | None = None
 
     @property
     def share(self) -> int:
@@ -54,20 +57,42 @@ def implemented(paper: Paper) -> bool:
 
 def matrix(papers: Iterable[Paper], rows: str, columns: str) -> list[list[Cell]]:
     """One row of cells for each value of the first axis."""
-    counts: Counter[tuple[str, str]] = Counter()
-    done: Counter[tuple[str, str]] = Counter()
-    for paper in papers:
-        pairs = [(str(row), str(column)) for row in paper.tags(rows) for column in paper.tags(columns)]
-        counts.update(pairs)
-        if implemented(paper):
-            done.update(pairs)
+    counts, done = _tally(papers, rows, columns)
     fullest = max(counts.values(), default=1)
+    return [[_cell(row, column, counts[row, column], done[row, column], fullest) for column in FACETS[columns]] for row in FACETS[rows]]
 
-    def cell(row: Term, column: Term) -> Cell:
-        pair = (str(row), str(column))
-        return Cell(row, column, counts[pair], done[pair], sqrt(counts[pair] / fullest), sqrt(done[pair] / fullest))
 
-    return [[cell(row, column) for column in FACETS[columns]] for row in FACETS[rows]]
+def cube(papers: Iterable[Paper], rows: str, panels: str, columns: str) -> list[list[list[Cell]]]:
+    """One row for each value of the first axis that a paper has: a panel for each value of the second, a cell for each of the third.
+
+    Discs are of one scale throughout.
+    """
+    counts, done = _tally(papers, rows, panels, columns)
+    fullest = max(counts.values(), default=1)
+    found = [
+        [
+            [_cell(row, column, counts[row, panel, column], done[row, panel, column], fullest, panel) for column in FACETS[columns]]
+            for panel in FACETS[panels]
+        ]
+        for row in FACETS[rows]
+    ]
+    return [row for row in found if any(cell.papers for panel in row for cell in panel)]
+
+
+def _tally(papers: Iterable[Paper], *axes: str) -> tuple[Counter[tuple[Term, ...]], Counter[tuple[Term, ...]]]:
+    """How many papers, and how many implemented ones, carry each combination of values."""
+    counts: Counter[tuple[Term, ...]] = Counter()
+    done: Counter[tuple[Term, ...]] = Counter()
+    for paper in papers:
+        carried = list(product(*(paper.tags(axis) for axis in axes)))
+        counts.update(carried)
+        if implemented(paper):
+            done.update(carried)
+    return counts, done
+
+
+def _cell(row: Term, column: Term, papers: int, done: int, fullest: int, panel: Term | None = None) -> Cell:
+    return Cell(row, column, papers, done, sqrt(papers / fullest), sqrt(done / fullest), panel)
 
 
 def histogram(papers: Sequence[Paper], span: tuple[int, int] | None) -> list[Bar]:

@@ -28,6 +28,24 @@ def test_areas_stand_for_papers(papers):
         assert cell.core**2 * fullest.papers == pytest.approx(cell.implemented)
 
 
+def test_a_cube_counts_papers_that_carry_all_three(papers):
+    rows = plates.cube(papers, "how", "speedup", "when")
+    fullest = max(cell.papers for row in rows for panel in row for cell in panel)
+    carried = {tag for paper in papers for tag in paper.tags("how") if paper.tags("speedup") and paper.tags("when")}
+    assert [row[0][0].row for row in rows] == [term for term in FACETS["how"] if term in carried]
+    for row in rows:
+        assert [panel[0].panel for panel in row] == list(FACETS["speedup"])
+        for panel in row:
+            assert [cell.column for cell in panel] == list(FACETS["when"])
+            for cell in panel:
+                axes = {"how": cell.row, "speedup": cell.panel, "when": cell.column}
+                carrying = [paper for paper in papers if all(term in paper.tags(axis) for axis, term in axes.items())]
+                assert cell.papers == len(carrying)
+                assert cell.implemented == sum(paper.references[0].relation == "implements" for paper in carrying)
+                assert cell.size**2 * fullest == pytest.approx(cell.papers)
+    assert plates.cube([], "how", "speedup", "when") == []
+
+
 @pytest.mark.parametrize(("implemented", "papers", "share"), [(0, 7, 0), (1, 100, 1), (1, 5, 1), (3, 5, 3), (5, 5, 5), (0, 0, 0)])
 def test_a_share_is_in_fifths_and_never_hides_the_first(implemented, papers, share):
     assert plates.Cell(None, None, papers, implemented, 0, 0).share == share
