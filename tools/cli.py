@@ -381,14 +381,19 @@ def site(root: Root = ROOT) -> None:
 
 
 @app.command()
-def serve(port: Annotated[int, typer.Option(help="Port on 127.0.0.1.", min=0, max=65535)] = 8000, root: Root = ROOT) -> None:
-    """Serve build/site/ at http://127.0.0.1:8000."""
+def serve(
+    port: Annotated[int, typer.Option(help="Port on 127.0.0.1.", min=0, max=65535)] = 8000,
+    run_limit: Annotated[float, typer.Option(help="Seconds after which a snippet that a page runs is ended.", min=1)] = 60,
+    root: Root = ROOT,
+) -> None:
+    """Serve build/site/ at http://127.0.0.1:8000, with snippets that can be edited and run."""
+    from tools.live import Live
     from tools.serve import serve as serve_site
 
     folder = root / "build" / "site"
     if not (folder / "index.html").is_file():
         fail(f"no site at {folder}; run: make site")
-    serve_site(folder, port)
+    serve_site(folder, port, Live(root, run_limit))
 
 
 if __name__ == "__main__":

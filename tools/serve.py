@@ -1,17 +1,30 @@
-"""Serve the built site to this machine: compressed, cached, and under a strict content security policy."""
+"""Serve the built site to this machine: compressed, cached, and under a strict content security policy.
+
+With a kernel (tools/live.py), the pages that show a snippet get a script that runs it, and the token it needs, on their way out. The built
+site knows nothing of either.
+"""
 
 import errno
 import gzip
 import hashlib
+import json
 import mimetypes
+import secrets
+import signal
+from contextlib import closing
 from functools import lru_cache
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from types import FrameType
+from typing import Any
 from urllib.parse import unquote, urlsplit
 
 import typer
 from rich.console import Console
+
+from tools import gate
+from tools.live import Live
 
 HOST = "127.0.0.1"
 POLICY = "; ".join(
@@ -49,22 +62,45 @@ COMPRESSED = ("text/", "application/json", "application/xml", "image/svg+xml")
 SMALLEST = 600
 """Bytes below which compressing does not pay."""
 
+LIVE = "/-/"
+"""Where pages find the script that runs snippets, and what that script asks."""
 
-def serve(folder: Path, port: int) -> None:
-    """Serve a folder at http://127.0.0.1:<port> until it is interrupted; port 0 takes any free one.
+SCRIPTS = Path(__file__).parents[1] / "site_src" / "live"
+RUNNER = b'class="runner"'
+"""What stands in a page with a snippet."""
+
+HEAD = (
+    '<meta name="atlas-token" content="{token}"><link rel="stylesheet" href="{live}live.css">'
+    '<script type="module" src="{live}live.js"></script>'
+)
+STUCK = 30.0
+"""Seconds after which a page that does not read what its run says is given up."""
+
+
+def serve(folder: Path, port: int, live: Live | None = None) -> None:
+    """Serve a folder at http://127.0.0.1:<port> until it is interrupted or terminated; port 0 takes any free one.
+
+    Args:
+        folder: the built site.
+        port: where to listen.
+        live: what runs snippets; it ends with the server.
 
     Raises:
         typer.Exit: the port is taken, or the folder is not there; the reason is printed.
     """
     console = Console(stderr=True, highlight=False)
     try:
-        server = make_server(folder, port)
+        server = make_server(folder, port, live)
     except OSError as error:
         if error.errno != errno.EADDRINUSE:
             raise
         console.print(f"Port {port} is taken by another program. Take another one: make serve PORT={port + 1}")
         raise typer.Exit(1) from None
     console.print(f"Pruning Atlas at http://{HOST}:{server.server_port}  (Ctrl-C stops)")
+    if live:
+        live.warm()
+    for kind in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(kind, _interrupt)
     try:
         server.serve_forever()
     except KeyboardInterrupt:
@@ -73,18 +109,30 @@ def serve(folder: Path, port: int) -> None:
         server.server_close()
 
 
-def make_server(folder: Path, port: int) -> ThreadingHTTPServer:
-    """A server that is bound but does not run yet.
+def _interrupt(kind: int, frame: FrameType | None) -> None:
+    raise KeyboardInterrupt
+
+
+def make_server(folder: Path, port: int, live: Live | None = None) -> ThreadingHTTPServer:
+    """A server that is bound but does not run yet. Closing it ends `live` too.
 
     Raises:
         OSError: the port is taken.
     """
-    root = folder.resolve()
+    root, runs, secret = folder.resolve(), live, secrets.token_urlsafe(32)
 
     class Handler(_Handler):
         folder = root
+        live = runs
+        token = secret
 
-    return _Server((HOST, port), Handler)
+    class Server(_Server):
+        def server_close(self) -> None:
+            super().server_close()
+            if runs:
+                runs.close()
+
+    return Server((HOST, port), Handler)
 
 
 class _Server(ThreadingHTTPServer):
@@ -97,6 +145,8 @@ class _Server(ThreadingHTTPServer):
 
 class _Handler(BaseHTTPRequestHandler):
     folder: Path
+    live: Live | None
+    token: str
     protocol_version = "HTTP/1.1"
     server_version = "PruningAtlas"
     sys_version = ""
@@ -107,7 +157,46 @@ class _Handler(BaseHTTPRequestHandler):
     def do_HEAD(self) -> None:
         self._answer(with_body=False)
 
+    def do_POST(self) -> None:
+        self.close_connection = True  # the body of a refused request stays unread
+        live, action = self.live, urlsplit(self.path).path.removeprefix(LIVE)
+        if live is None or action not in ("state", "run", "stop", "reset"):
+            self._say(HTTPStatus.NOT_IMPLEMENTED, {"problem": "Nothing here takes a POST."})
+            return
+        try:
+            asked = gate.asked(self.headers, self.rfile, self.token, self.client_address[1])
+        except gate.RefusedError as refused:
+            self._say(refused.status, {"problem": str(refused)})
+            return
+        if action == "run":
+            self._run(live, asked.get("run", ""), asked.get("code", ""))
+            return
+        if action == "stop":
+            live.stop(asked.get("run", ""))
+        elif action == "reset":
+            live.reset()
+        self._say(HTTPStatus.OK, {"kernel": live.state})
+
+    def _run(self, live: Live, name: str, code: str) -> None:
+        """Send the events of a run as they come, each a line of JSON. A page that goes away ends its run."""
+        self.connection.settimeout(STUCK)
+        self._send(HTTPStatus.OK, {"Content-Type": "application/x-ndjson", "Cache-Control": "no-store", "Connection": "close"}, None, False)
+        with closing(live.run(name, code)) as events:
+            for event in events:
+                try:
+                    self.wfile.write(json.dumps(event).encode() + b"\n")
+                except OSError:
+                    return
+
+    def _say(self, status: HTTPStatus, what: dict[str, Any]) -> None:
+        self._send(status, {"Content-Type": TYPES[".json"], "Cache-Control": "no-store"}, json.dumps(what).encode(), True)
+
     def _answer(self, *, with_body: bool) -> None:
+        try:
+            gate.host(self.headers)
+        except gate.RefusedError as refused:
+            self._send(refused.status, {"Content-Type": TYPES[".txt"]}, str(refused).encode(), with_body)
+            return
         address = urlsplit(self.path)
         path = self._file(unquote(address.path))
         if path is not None and path.is_dir():
@@ -127,7 +216,8 @@ class _Handler(BaseHTTPRequestHandler):
             part.strip().split(";")[0] == "gzip" and "q=0" not in part.replace("q=0.", "") for part in wanted.split(",")
         )
         state = path.stat()
-        body, mark, compressed = _read(path, state.st_mtime_ns, state.st_size, compress)
+        head = HEAD.format(token=self.token, live=LIVE).encode() if self.live and path.suffix == ".html" else b""
+        body, mark, compressed = _read(path, state.st_mtime_ns, state.st_size, compress, head)
         headers = {
             "Content-Type": kind,
             "ETag": mark,
@@ -146,8 +236,11 @@ class _Handler(BaseHTTPRequestHandler):
         """What the address names inside the folder; None if it leads out of it."""
         if "\0" in address:
             return None
-        path = (self.folder / address.lstrip("/")).resolve()
-        return path if path.is_relative_to(self.folder) else None
+        folder, name = (
+            (SCRIPTS, address.removeprefix(LIVE)) if self.live and address.startswith(LIVE) else (self.folder, address.lstrip("/"))
+        )
+        path = (folder / name).resolve()
+        return path if path.is_relative_to(folder) else None
 
     def _send(self, status: HTTPStatus, headers: dict[str, str], body: bytes | None, with_body: bool) -> None:
         self.send_response(status)
@@ -164,9 +257,14 @@ class _Handler(BaseHTTPRequestHandler):
 
 
 @lru_cache(maxsize=512)
-def _read(path: Path, changed: int, size: int, compress: bool) -> tuple[bytes, str, bool]:
-    """(content, entity tag, whether it is compressed); `changed` and `size` make a changed file a new question."""
+def _read(path: Path, changed: int, size: int, compress: bool, head: bytes) -> tuple[bytes, str, bool]:
+    """(content, entity tag, whether it is compressed); `changed` and `size` make a changed file a new question.
+
+    A page with a snippet gets `head` at the end of its own.
+    """
     content = path.read_bytes()
+    if head and RUNNER in content:
+        content = content.replace(b"</head>", head + b"</head>", 1)
     mark = hashlib.sha256(content).hexdigest()[:20]
     if compress and size >= SMALLEST:
         return gzip.compress(content, 6, mtime=0), f'"{mark}-gzip"', True
