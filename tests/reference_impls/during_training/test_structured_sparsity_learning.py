@@ -169,6 +169,18 @@ def test_a_negative_factor_is_refused(name):
     assert ssl.callbacks(mlp(), 0.5, **{name: 0.0})
 
 
+def test_a_weight_as_large_as_the_threshold_stays():
+    model = two_layers([[0.5, -0.5], [0.49, -0.49]], [[0.5, 0.3]])
+    ssl.callbacks(model, 0.5, threshold=0.5)[0].after_step(model, None)
+    torch.testing.assert_close(model[0].weight.data, torch.tensor([[0.5, -0.5], [0.0, 0.0]]))
+    torch.testing.assert_close(model[2].weight.data, torch.tensor([[0.5, 0.0]]))
+
+
+def test_weights_that_are_no_numbers_are_refused_before_training():
+    with pytest.raises(ValueError, match="NaN"):
+        ssl.callbacks(two_layers([[float("nan")]], [[1.0]]), 0.5)
+
+
 class Scattered(Callback):
     """The l1 penalty on the same weights, of the given value at the start."""
 
