@@ -124,6 +124,28 @@ def test_asked_for_a_strength_each_layer_is_cut_at_its_own_gap_and_none_is_empti
     assert small.classifier[0].in_features == 15 * 4
 
 
+def test_negative_scales_count_by_their_size():
+    # mean of (-0.2, 0.4) = 0.1; 2 * (0.2 + 0.4) - (0.3 + 0.3) = 0.6
+    assert polar.polarization(torch.tensor([-0.2, 0.4]), 2.0).item() == pytest.approx(0.6)
+    assert polar.valley(torch.tensor([-0.005, -0.005, -0.015, 0.9])) == pytest.approx(0.02)
+
+
+def test_a_scale_at_the_border_goes():
+    # 26, 25, ..., 2 scales in the bins from 0 to 0.25, then one at 0.25 and one at 0.265: the cut is at 0.25, and > 0.25 stays
+    gamma = torch.cat([torch.full((26 - i,), i / 100 + 0.005) for i in range(25)] + [torch.tensor([0.25, 0.265])])
+    model = nn.Sequential(nn.Conv2d(1, len(gamma), 1), nn.BatchNorm2d(len(gamma)), nn.Conv2d(len(gamma), 1, 1))
+    model[1].weight.data = gamma
+    small = finish(model, Strength(0.1))
+    torch.testing.assert_close(small[1].weight.data, torch.tensor([0.265]))
+
+
+def test_weights_that_are_no_numbers_are_refused_before_training():
+    model = convnet()
+    model.features[0].weight.data[0, 0, 0, 0] = float("nan")
+    with pytest.raises(ValueError, match="NaN"):
+        polar.callbacks(model, 0.5)
+
+
 def test_asked_for_a_sparsity_the_smallest_scales_of_the_network_go():
     model = scaled(resnet8)
     ours, theirs = finish(model, 0.4), network_slimming.callbacks(model, 0.4)[0]
