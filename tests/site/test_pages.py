@@ -140,6 +140,23 @@ def test_a_cell_of_the_cube_leads_to_its_papers(visit, atlas, width):
     assert f", {len(atlas.keys(**asked, relation='implements'))} implemented" in says
 
 
+def test_a_term_shows_its_formula_as_mathml(visit):
+    visitor = visit()
+    page = visitor.go("taxonomy/how/sensitivity/")
+    drawn = page.locator(".formula math")
+    box = drawn.bounding_box()
+    assert box["height"] > 30, "a fraction is two lines high"
+    fractions = page.locator(".formula mfrac")
+    above, below = (fractions.first.locator(":scope > *").nth(at).bounding_box() for at in (0, 1))
+    assert above["y"] + above["height"] <= below["y"] + 2
+    assert "lee2019snip" in page.locator(".formula figcaption").inner_text()
+    visitor.page.set_viewport_size({"width": 360, "height": 800})
+    visitor.go("taxonomy/structured_family/filters/")
+    assert page.evaluate("document.documentElement.scrollWidth") <= 360
+    visitor.go("taxonomy/how/other/")
+    assert page.locator(".formula").count() == 0
+
+
 def test_searching_from_anywhere(visit, atlas):
     visitor = visit()
     page = visitor.go("taxonomy/")

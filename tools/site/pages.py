@@ -20,7 +20,7 @@ from rich.progress import track
 from catalog import Catalog
 from schema.records import EVIDENCE_AXES, SETTINGS, Implementation, Paper
 from schema.terms import AXES, AXIS, FACETS, Relation, Term
-from tools.site import cite, lineage, plates, prose, reference, snippets, sources
+from tools.site import cite, formulas, lineage, plates, prose, reference, snippets, sources
 
 ROOT = Path(__file__).parents[2]
 TEMPLATES = ROOT / "site_src" / "templates"
@@ -196,6 +196,7 @@ class Pages:
                 for tag in paper.tags(axis):
                     carriers[axis, str(tag)].append(paper)
         span = plates.span(self._papers)
+        known = formulas.read()
         for axis, terms in FACETS.items():
             self._write(
                 f"taxonomy/{axis}/index",
@@ -210,7 +211,8 @@ class Pages:
                     "value",
                     title=term.title,
                     description=term.definition,
-                    context=self._value(axis, term, carriers[axis, str(term)], counts[axis], span),
+                    context=self._value(axis, term, carriers[axis, str(term)], counts[axis], span)
+                    | self._formula(known.get((axis, str(term)))),
                 )
 
     def _value(self, axis: str, term: Term, papers: list[Paper], counts: dict[str, int], span: tuple[int, int] | None) -> dict[str, Any]:
@@ -230,6 +232,12 @@ class Pages:
             "modules": list(modules),
             "bars": plates.histogram(papers, span),
         }
+
+    def _formula(self, formula: formulas.Formula | None) -> dict[str, Any]:
+        """The formula, the paper that it is taken from, and the module that computes it."""
+        paper = self._by_key.get(formula.source) if formula else None
+        link = paper.reference(Relation.IMPLEMENTS) if paper else None
+        return {"formula": formula, "taken_from": paper, "computed_by": link.implementation if link else None}
 
     def _implementations(self) -> None:
         folders: dict[str, list[str]] = {folder: [] for folder in FOLDERS}
