@@ -89,6 +89,14 @@ def test_macs_by_hand():
     assert model.macs(inputs).tolist() == [counting.macs(nn.Sequential(nn.Conv2d(8, 3, 1), nn.Flatten(), nn.Linear(12, 5)), inputs[:1])] * 6
 
 
+def test_macs_of_one_example_and_one_output():
+    # base 1 of 2 inputs, kernel 3x3, one position: 9, and 9 more where the gate is open
+    model = wrap(nn.Sequential(nn.Conv2d(2, 1, 3)), 0.5, partitions=2)
+    model.gated()[0].threshold.data.fill_(-100.0)
+    assert model.macs(torch.randn(1, 2, 3, 3)).tolist() == [18]
+    assert not list(model.gated()[0].normalization.parameters())
+
+
 def test_asked_for_nothing_it_computes_what_the_network_computes():
     torch.manual_seed(0)
     model, inputs = resnet8().eval(), torch.randn(2, 1, 8, 8)
@@ -128,6 +136,9 @@ def test_only_ungrouped_convolutions_with_enough_inputs_are_gated():
         wrap(model, 0.5, partitions=9)
     with pytest.raises(ValueError, match="partitions: 1"):
         wrap(model, 0.5, partitions=1)
+    model[0].weight.data[0] = torch.nan
+    with pytest.raises(ValueError, match="NaN"):
+        wrap(model, 0.5)
 
 
 class RandomGates(GatedConvolution):
