@@ -1,7 +1,13 @@
 import gzip
 import http.client
+import re
+import signal
 import socket
+import subprocess
+import sys
 import threading
+import time
+from pathlib import Path
 
 import pytest
 import typer
@@ -115,3 +121,53 @@ def test_a_taken_port_is_said(folder, capsys):
             serve(folder, port)
     assert stop.value.exit_code == 1
     assert f"Port {port} is taken" in capsys.readouterr().err
+
+
+def _kernel_of(server):
+    """The process of the kernel that a server started, once there is one."""
+    end = time.monotonic() + 60
+    while time.monotonic() < end:
+        for child in _children(server):
+            if b"ipykernel_launcher" in Path(f"/proc/{child}/cmdline").read_bytes():
+                return int(child)
+        time.sleep(0.05)
+    raise AssertionError("no kernel was started")
+
+
+def _children(parent):
+    """Children of all threads of a process."""
+    return [child for path in Path(f"/proc/{parent}/task").glob("*/children") for child in path.read_text().split()]
+
+
+def _runs(pid):
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
+
+
+@pytest.mark.parametrize("kind", [signal.SIGTERM, signal.SIGKILL], ids=["asked to end", "killed"])
+def test_no_kernel_outlives_the_server(tmp_path, kind):
+    site = tmp_path / "build" / "site"
+    site.mkdir(parents=True)
+    (site / "index.html").write_text("<head></head>")
+    command = [sys.executable, "-m", "tools.cli", "serve", "--port", "0", "--root", str(tmp_path)]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as server:
+        try:
+            address = re.search(r"http://127\.0\.0\.1:(\d+)", server.stderr.readline())
+            kernel = _kernel_of(server.pid)
+            _answers(int(address[1]))
+        finally:
+            server.send_signal(kind)
+        assert server.wait(60) == (0 if kind == signal.SIGTERM else -kind)
+    end = time.monotonic() + 60
+    while _runs(kernel):
+        assert time.monotonic() < end, "the kernel still runs"
+        time.sleep(0.05)
+
+
+def _answers(port):
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
+    connection.request("GET", "/")
+    assert connection.getresponse().status == 200
+    connection.close()
