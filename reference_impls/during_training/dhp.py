@@ -108,12 +108,9 @@ def hyper(model: nn.Module, groups: Sequence[Group], embedding: int = 8, generat
         for name, dims in sides.items():
             layer = network.get_submodule(name)
             latents = [Latent(layer.weight.shape[dim], dims.get(dim, [])) for dim in (0, 1)]
-            writer = Hypernetwork(layer.weight.shape, *latents, embedding)
+            writer = Hypernetwork(layer.weight.shape, *latents, embedding).to(layer.weight)
             layer.weight.requires_grad_(False)
             parametrize.register_parametrization(layer, "weight", writer)
-    for module in network.modules():
-        if isinstance(module, Hypernetwork):
-            module.to(layer.parametrizations.weight.original)
     return network
 
 
