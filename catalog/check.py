@@ -48,6 +48,7 @@ def check(reading: Reading, root: Path = ROOT) -> list[Problem]:
         *_repeated("title", entries, "title", lambda entry: normalized_title(entry.title)),
         *(problem for source in reading.records.values() for problem in _record(source, reading, modules)),
         *_cycles(reading),
+        *_sizes(reading, modules),
         *(problem for module in modules.values() for problem in _module(module, reading, root)),
     ]
     return sorted(set(problems))
@@ -183,6 +184,13 @@ def _cycles(reading: Reading) -> Iterator[Problem]:
             elif key not in done:
                 path.append(key)
                 stack.append(iter(earlier.get(key, ())))
+
+
+def _sizes(reading: Reading, modules: dict[str, Source]) -> Iterator[Problem]:
+    for name, source in reading.sizes.items():
+        if name not in modules:
+            alike = hint(name, modules, likeness=0.8)
+            yield Problem(source.path, source.line, f"there is no implementation `{name}`{alike}; allowed: a module that exists")
 
 
 def _module(module: Source, reading: Reading, root: Path) -> Iterator[Problem]:

@@ -20,6 +20,7 @@ from schema.records import (
     Person,
     ReferenceLink,
     Settings,
+    Size,
     Taxonomy,
     Venue,
 )
@@ -156,6 +157,11 @@ class Catalog:
             Implementation(module=module, papers=tuple(sorted(papers, key=lambda link: (order.index(link.relation), link.key))))
             for module, papers in links.items()
         ]
+
+    def sizes(self) -> dict[str, Size]:
+        """What each reference implementation makes of its network, measured; one that nobody measured is missing."""
+        columns = ", ".join(Size.model_fields)
+        return {row["module"]: Size(**row) for row in self._rows(f"SELECT {columns} FROM size ORDER BY module")}
 
     @cached_property
     def _keys(self) -> list[str]:

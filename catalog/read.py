@@ -1,5 +1,6 @@
 """Read the text files: BibTeX entries, Markdown records, the venue table. Every problem is collected, none stops the reading."""
 
+import json
 import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -12,7 +13,7 @@ from catalog import bibtex, located
 from catalog.located import Located, validate
 from catalog.nearest import with_nearest
 from catalog.problem import Problem, not_allowed
-from schema.records import Entry, Paper, Record, Venue, fold
+from schema.records import Entry, Paper, Record, Size, Venue, fold
 
 ROOT = Path(__file__).parents[1]
 _UNPRINTABLE = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
@@ -43,6 +44,15 @@ class RecordSource:
 
 
 @dataclass
+class SizeSource:
+    """A measured line and where it stands."""
+
+    path: str
+    line: int
+    size: Size
+
+
+@dataclass
 class Reading:
     """What the text files say.
 
@@ -51,6 +61,7 @@ class Reading:
         venues: id -> venue.
         spellings: folded id, name or abbreviation -> venue.
         entries, records: every one, valid or not, by key.
+        sizes: module -> its measured line.
         problems: all that is wrong inside the files; `catalog.check` finds what is wrong between them.
     """
 
@@ -59,13 +70,15 @@ class Reading:
     spellings: dict[str, Venue] = field(default_factory=dict)
     entries: dict[str, EntrySource] = field(default_factory=dict)
     records: dict[str, RecordSource] = field(default_factory=dict)
+    sizes: dict[str, SizeSource] = field(default_factory=dict)
     problems: list[Problem] = field(default_factory=list)
 
 
 def sources(root: Path = ROOT) -> list[Path]:
-    """The text files of the catalog under a repository's root: BibTeX, records, venue table."""
+    """The text files of the catalog under a repository's root: BibTeX, records, measurements, venue table."""
     folder = root / "catalog"
-    return [*sorted(folder.glob("bibliography/*.bib")), *sorted(folder.glob("papers/*.md")), folder / "venues.yaml"]
+    patterns = ("bibliography/*.bib", "papers/*.md", "measurements/*.jsonl")
+    return [*(path for pattern in patterns for path in sorted(folder.glob(pattern))), folder / "venues.yaml"]
 
 
 def read(root: Path = ROOT, progress: Progress | None = None) -> Reading:
@@ -83,7 +96,7 @@ def read(root: Path = ROOT, progress: Progress | None = None) -> Reading:
                 reading.problems.append(Problem(name, line, "this is not UTF-8; allowed: UTF-8"))
             else:
                 reading.problems += _unprintable(name, text)
-                (_read_bibliography if path.suffix == ".bib" else _read_record)(name, text, reading)
+                READERS[path.suffix](name, text, reading)
         if progress:
             progress(done, len(paths))
     for key, source in reading.records.items():
@@ -215,6 +228,32 @@ def _read_record(path: str, text: str, reading: Reading) -> None:
         record = validate(Record, source)
     reading.records[key] = RecordSource(key, source, None if source.problems else record)
     reading.problems += source.problems
+
+
+def _read_sizes(path: str, text: str, reading: Reading) -> None:
+    for number, line in enumerate(text.split("\n"), start=1):
+        if not line.strip():
+            continue
+        try:
+            values = json.loads(line)
+        except ValueError as error:
+            values = error
+        if not isinstance(values, dict):
+            what = values if isinstance(values, ValueError) else "no object"
+            reading.problems.append(Problem(path, number, f"this is no JSON ({what}); allowed: one JSON object per line"))
+            continue
+        source = Located(path, values, {(): number})
+        size = validate(Size, source)
+        reading.problems += source.problems
+        if size and size.module in reading.sizes:
+            first = reading.sizes[size.module]
+            message = f"a second line of `{size.module}`, the first is {first.path}:{first.line}; allowed: one line per implementation"
+            reading.problems.append(Problem(path, number, message))
+        elif size:
+            reading.sizes[size.module] = SizeSource(path, number, size)
+
+
+READERS = {".bib": _read_bibliography, ".md": _read_record, ".jsonl": _read_sizes}
 
 
 def _split(text: str) -> tuple[str | None, str, int]:

@@ -14,7 +14,7 @@ from catalog.check import checked
 from catalog.query import DATABASE
 from catalog.read import ROOT, Progress, Reading
 from schema import APPLICATION_ID, SCHEMA_VERSION, tables
-from schema.records import Paper, Venue
+from schema.records import Paper, Size, Venue
 from schema.terms import AXES
 
 FULL_TEXT = (
@@ -31,11 +31,11 @@ def build(path: Path = DATABASE, root: Path = ROOT, progress: Progress | None = 
         InvalidCatalog: something is wrong with them; the old file stays.
     """
     reading = checked(root, progress)
-    store(reading.papers, reading.venues.values(), path)
+    store(reading.papers, reading.venues.values(), path, [source.size for source in reading.sizes.values()])
     return reading
 
 
-def store(papers: Iterable[Paper], venues: Iterable[Venue], path: Path) -> None:
+def store(papers: Iterable[Paper], venues: Iterable[Venue], path: Path, sizes: Iterable[Size] = ()) -> None:
     """Write the database beside `path`, then put it in its place."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
@@ -44,6 +44,7 @@ def store(papers: Iterable[Paper], venues: Iterable[Venue], path: Path) -> None:
         _write(
             sorted(papers, key=lambda paper: (paper.year is None, paper.year, paper.key)),
             sorted(venues, key=lambda venue: venue.id),
+            sorted(sizes, key=lambda size: size.module),
             temporary,
         )
         with temporary.open("rb") as written:
@@ -53,7 +54,7 @@ def store(papers: Iterable[Paper], venues: Iterable[Venue], path: Path) -> None:
         temporary.unlink(missing_ok=True)
 
 
-def _write(papers: list[Paper], venues: list[Venue], path: Path) -> None:
+def _write(papers: list[Paper], venues: list[Venue], sizes: list[Size], path: Path) -> None:
     engine = create_engine(f"sqlite:///{path}")
 
     @event.listens_for(engine, "connect")
@@ -68,7 +69,7 @@ def _write(papers: list[Paper], venues: list[Venue], path: Path) -> None:
             for table in _TABLES:
                 connection.execute(CreateTable(table))
             connection.exec_driver_sql(FULL_TEXT)
-            _fill(connection, papers, venues)
+            _fill(connection, papers, venues, sizes)
             for table in _TABLES:
                 # sorted: a table's indexes are a set, whose order changes from process to process
                 for index in sorted(table.indexes, key=lambda index: str(index.name)):
@@ -81,7 +82,7 @@ def _write(papers: list[Paper], venues: list[Venue], path: Path) -> None:
         engine.dispose()
 
 
-def _fill(connection: Connection, papers: list[Paper], venues: list[Venue]) -> None:
+def _fill(connection: Connection, papers: list[Paper], venues: list[Venue], sizes: list[Size]) -> None:
     def add(table: type[SQLModel], rows: Iterable[dict[str, Any]]) -> None:
         if rows := list(rows):
             connection.execute(insert(table), rows)
@@ -96,6 +97,7 @@ def _fill(connection: Connection, papers: list[Paper], venues: list[Venue]) -> N
         for number, (axis, term) in enumerate(((axis, term) for axis, terms in AXES.items() for term in terms), start=1)
     }
 
+    add(tables.SizeRow, (size.model_dump() for size in sizes))
     add(tables.VenueRow, (venue.model_dump() for venue in venues))
     add(tables.PersonRow, ({"id": number, **person.model_dump()} for person, number in people.items()))
     add(tables.TagRow, ({"id": number, "axis": axis, "value": str(term)} for (axis, term), number in tags.items()))

@@ -92,6 +92,7 @@ Doi = Annotated[str, StringConstraints(pattern=r"^10\.[0-9]{4,9}/[^\s]+$")]
 Arxiv = Annotated[str, StringConstraints(pattern=r"^([0-9]{4}\.[0-9]{4,5}|[a-z-]+(\.[A-Z]{2})?/[0-9]{7})$")]
 OpenReview = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_-]{6,}$")]
 Module = Annotated[str, StringConstraints(pattern=r"^[a-z_]+\.[a-z][a-z0-9_]*$")]
+Count = Annotated[int, Field(ge=0)]
 Year = Annotated[int, Field(ge=1940, le=2100)]
 
 
@@ -344,6 +345,41 @@ class Paper(Record, Entry):
         order = list(Relation)
         links = [link for link in self.references if relation in (None, link.relation)]
         return min(links, key=lambda link: order.index(link.relation), default=None)
+
+
+class Size(Model):
+    """What a reference implementation makes of a network, measured: a line of `catalog/measurements/sizes.jsonl`.
+
+    Attributes:
+        module: the implementation.
+        network: the function of `reference_impls.zoo.networks` that builds the network.
+        amount: what was asked, `Sparsity(fraction=0.5)`.
+        parameters_before, parameters_after: numbers in all its parameters, zeros too.
+        weight_sparsity: fraction of zeros among the weights of linear and convolution layers afterwards.
+        macs_before, macs_after: multiply-accumulates for one example; those of zeros count, those that a network skips do not.
+        bytes_before, bytes_after: of all parameters and buffers in memory.
+        latency_ratio: time of a forward pass afterwards by the time before; the median of pairs, taken in turns.
+        pairs: how many pairs.
+        date: of the measurement, YYYY-MM-DD.
+        torch: version of PyTorch.
+        processor: model name of the CPU; one thread.
+    """
+
+    module: Module
+    network: Text
+    amount: Text
+    parameters_before: Count
+    parameters_after: Count
+    weight_sparsity: Annotated[float, Field(ge=0, le=1)]
+    macs_before: Count
+    macs_after: Count
+    bytes_before: Count
+    bytes_after: Count
+    latency_ratio: Annotated[float, Field(gt=0)]
+    pairs: Count
+    date: Annotated[str, StringConstraints(pattern=r"^[0-9]{4}-[0-9]{2}-[0-9]{2}$")]
+    torch: Text
+    processor: Text
 
 
 class ImplementationLink(Model):

@@ -121,6 +121,27 @@ class CodeRow(SQLModel, table=True):
     url: str
 
 
+class SizeRow(SQLModel, table=True):
+    """What a reference implementation makes of a network, measured."""
+
+    __tablename__ = "size"
+    module: str = Field(primary_key=True)
+    network: str
+    amount: str
+    parameters_before: int
+    parameters_after: int
+    weight_sparsity: float
+    macs_before: int
+    macs_after: int
+    bytes_before: int
+    bytes_after: int
+    latency_ratio: float
+    pairs: int
+    date: str
+    torch: str
+    processor: str
+
+
 class ReportedRow(SQLModel, table=True):
     """Numbers that a source reports for a paper, in order from 1."""
 

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from catalog import Catalog, CatalogError, QueryError
 from catalog.store import build, store
+from schema import SCHEMA_VERSION
 from schema.records import fold
 from schema.terms import FACETS, Relation
 from tests.made_up_papers import VENUES, catalogs, texts
@@ -225,7 +226,7 @@ def test_refuses_a_file_that_is_missing_foreign_or_of_another_version(garden):
     build(garden.database, garden.root)
     with sqlite3.connect(garden.database) as connection:
         connection.execute("PRAGMA user_version = 999")
-    with pytest.raises(CatalogError, match="has schema version 999, this code reads 1; run: make catalog"):
+    with pytest.raises(CatalogError, match=f"has schema version 999, this code reads {SCHEMA_VERSION}; run: make catalog"):
         Catalog.open(garden.database)
 
 

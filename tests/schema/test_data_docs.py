@@ -25,7 +25,9 @@ def section(title):
 
 @pytest.mark.parametrize("model", [model for model in MODELS if model.__name__ not in INTERNAL], ids=lambda model: model.__name__)
 def test_every_field_of_a_record_is_named(model):
-    place = {"Entry": "BibTeX entry", "Person": "BibTeX entry", "Venue": "Venue table"}.get(model.__name__, "Record")
+    place = {"Entry": "BibTeX entry", "Person": "BibTeX entry", "Venue": "Venue table", "Size": "Measured sizes"}.get(
+        model.__name__, "Record"
+    )
     for name in model.model_fields:
         assert f"`{name}`" in section(place) or (name, place) == ("key", "BibTeX entry"), name
 
