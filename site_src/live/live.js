@@ -8,12 +8,12 @@ const LOOK = 2500;
 const STOPPED = "The server has stopped. Start it again with pruning-atlas serve, then reload this page.";
 const ANEW = "The server was started anew. Reload this page to run the snippet.";
 const OUTCOMES = {
-  finished: "Finished",
-  failed: "Failed",
-  stopped: "Stopped",
-  limit: "Stopped at the time limit",
-  reset: "Ended: the kernel was started anew",
-  died: "The kernel ended unexpectedly; a new one starts",
+  finished: (time) => `Finished after ${time}`,
+  failed: (time) => `Failed after ${time}`,
+  stopped: (time) => `Stopped after ${time}`,
+  limit: (time) => `Stopped at the time limit after ${time}`,
+  reset: () => "The kernel was started anew",
+  died: () => "The kernel ended unexpectedly; a new one starts",
 };
 
 function ask(action, what = {}) {
@@ -114,8 +114,9 @@ class Runner {
     else if (kind === "notice") this.#output.notice(text);
     else if (kind === "beat") this.#say(`Running, ${Math.round(seconds)} s`);
     else if (kind === "done") {
-      const said = `${OUTCOMES[outcome]} after ${seconds.toFixed(1)} s`;
-      this.#output.head(`Your run, ${seconds.toFixed(1)} s`, outcome !== "finished");
+      const time = `${seconds.toFixed(1)} s`;
+      const said = OUTCOMES[outcome](time);
+      this.#output.head(`Your run, ${time}`, outcome !== "finished");
       this.#say(said, outcome);
       announce(said);
     }

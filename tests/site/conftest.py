@@ -1,7 +1,9 @@
 """A site of made-up papers, served on this machine, and a Chromium to look at it."""
 
+import json
 import shutil
 import threading
+from dataclasses import asdict
 
 import pytest
 from playwright.sync_api import sync_playwright
@@ -9,16 +11,20 @@ from playwright.sync_api import sync_playwright
 from catalog import Catalog
 from tests.site import made_up
 from tools.serve import make_server
-from tools.site import build
+from tools.site import build, snippets
 
 FLAGS = "--no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking --disable-component-update --disable-sync"
 PAPERS = 400
+RECORDED = "before_training.snip"
 
 
 @pytest.fixture(scope="session")
 def site(tmp_path_factory):
-    """(folder, database) of a built site."""
+    """(folder, database) of a built site, with one snippet that was recorded."""
     folder = tmp_path_factory.mktemp("atlas")
+    (folder / "snippets").mkdir()
+    recording = snippets.Recording(RECORDED, snippets.snippet(RECORDED), "as recorded", "", 1.5, "")
+    (folder / "snippets" / f"{RECORDED}.json").write_text(json.dumps(asdict(recording)))
     database = made_up.database(folder / "catalog.sqlite", PAPERS)
     build(database, folder / "site", records=folder / "snippets")
     return folder / "site", database
