@@ -6,6 +6,7 @@ from pathlib import Path
 
 from mkdocs.commands.build import build as render
 from mkdocs.config import load_config
+from mkdocs.utils.yaml import yaml_load
 from rich.console import Console
 
 from catalog import Catalog
@@ -36,18 +37,24 @@ def build(database: Path, out: Path, *, records: Path | None = None) -> None:
                 console.print(f"[yellow]snippet {recording.module}: {recording.error}", highlight=False)
     pages = out.with_name("pages")
     with Catalog.open(database) as atlas:
-        write(atlas, database, pages, records or snippets.RECORDS)
+        write(atlas, database, pages, records or snippets.RECORDS, repository())
         _render(pages, out, len(atlas))
 
 
-def write(atlas: Catalog, database: Path, pages: Path, records: Path) -> None:
+def repository() -> str:
+    """Where the atlas is public, as mkdocs.yml says; empty if it is not."""
+    return str(yaml_load((ROOT / "mkdocs.yml").read_text(encoding="utf-8"))["repo_url"])
+
+
+def write(atlas: Catalog, database: Path, pages: Path, records: Path, repository: str = "") -> None:
     """Write everything that MkDocs reads into the folder `pages`."""
     shutil.rmtree(pages, ignore_errors=True)
     papers = atlas.papers()
-    Pages(atlas, papers, pages, records).write()
+    Pages(atlas, papers, pages, records, repository).write()
     with console.status(f"Writing the columns and words of {len(papers)} papers"):
         facets.write(atlas, database, papers, pages / "data", records)
-    snippets.write((implementation.module for implementation in atlas.implementations()), pages / "data" / "snippets", records)
+    modules = (implementation.module for implementation in atlas.implementations())
+    snippets.write(modules, pages / "data" / "snippets", records, repository)
     shutil.copytree(SOURCES / "docs", pages / "docs", dirs_exist_ok=True)
     shutil.copytree(SOURCES / "static", pages / "static")
 

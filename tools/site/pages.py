@@ -10,7 +10,7 @@ import re
 from collections import defaultdict
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -60,7 +60,7 @@ class Pages:
     """All pages of one catalog, written under one folder."""
 
     def __init__(
-        self, atlas: Catalog, papers: list[Paper], folder: Path, records: Path = snippets.RECORDS, results: Path = RESULTS
+        self, atlas: Catalog, papers: list[Paper], folder: Path, records: Path = snippets.RECORDS, repository: str = ""
     ) -> None:
         self._atlas = atlas
         self._papers = papers
@@ -78,6 +78,7 @@ class Pages:
             "FACETS": FACETS,
             "GROUPS": GROUPS,
             "Relation": Relation,
+            "colab": partial(snippets.colab, repository),
             "implemented": plates.implemented,
             "paper_of": self._by_key.__getitem__,
             "source_of": self._source,

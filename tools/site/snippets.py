@@ -7,6 +7,7 @@ import importlib.metadata
 import io
 import json
 import multiprocessing
+import re
 import sys
 import time
 import traceback
@@ -23,6 +24,10 @@ ROOT = Path(__file__).parents[2]
 SNIPPETS = ROOT / "site_src" / "snippets"
 RECORDS = ROOT / "build" / "snippets"
 PACKAGES = ("reference_impls", "catalog", "schema")
+GITHUB = re.compile(r"https://github\.com/([\w.-]+/[\w.-]+?)(?:\.git)?/?")
+BRANCH = "gh-pages"
+"""The branch that holds the published site, its notebooks among it: where `mkdocs gh-deploy` puts it."""
+
 LIMIT = 60.0
 """Seconds after which a snippet is stopped."""
 
@@ -64,18 +69,40 @@ def recorded(module: str, snippets: Path = SNIPPETS, records: Path = RECORDS) ->
     return recording if recording.code == code else None
 
 
-def notebook(module: str, code: str, recording: Recording | None) -> dict[str, Any]:
-    """The snippet as a Jupyter notebook, with its recorded output where there is one."""
+def colab(repository: str, module: str) -> str | None:
+    """Where Colab opens the notebook of an implementation; None if it cannot: it reads public GitHub repositories only."""
+    found = GITHUB.fullmatch(repository)
+    return f"https://colab.research.google.com/github/{found[1]}/blob/{BRANCH}/data/snippets/{module}.ipynb" if found else None
+
+
+def notebook(module: str, code: str, recording: Recording | None, repository: str = "") -> dict[str, Any]:
+    """The snippet as a Jupyter notebook, with its recorded output where there is one.
+
+    Args:
+        module: the implementation that it shows.
+        code: the snippet.
+        recording: what it printed.
+        repository: public address of the atlas, if it has one; a cell before the snippet then installs it.
+    """
     outputs = []
     if recording and recording.output:
         outputs = [{"output_type": "stream", "name": "stdout", "text": f"{recording.output}\n"}]
     note = f"`{module}` of the Pruning Atlas. It runs where the atlas is installed: `pip install --editable .` in its folder."
+    install: dict[str, Any] = {
+        "cell_type": "code",
+        "id": "install",
+        "metadata": {},
+        "execution_count": None,
+        "source": f"%pip install --quiet git+{repository}",
+        "outputs": [],
+    }
     return {
         "nbformat": 4,
         "nbformat_minor": 5,
         "metadata": {"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}},
         "cells": [
             {"cell_type": "markdown", "id": "about", "metadata": {}, "source": note},
+            *([install] if repository else []),
             {
                 "cell_type": "code",
                 "id": "snippet",
@@ -88,13 +115,13 @@ def notebook(module: str, code: str, recording: Recording | None) -> dict[str, A
     }
 
 
-def write(modules: Iterable[str], folder: Path, records: Path = RECORDS) -> None:
+def write(modules: Iterable[str], folder: Path, records: Path = RECORDS, repository: str = "") -> None:
     """Write each snippet into the folder as `<module>.py` and `<module>.ipynb`, to be downloaded."""
     folder.mkdir(parents=True, exist_ok=True)
     for module in modules:
         if code := snippet(module):
             (folder / f"{module}.py").write_text(f"{code}\n", encoding="utf-8")
-            content = notebook(module, code, recorded(module, records=records))
+            content = notebook(module, code, recorded(module, records=records), repository)
             (folder / f"{module}.ipynb").write_text(json.dumps(content, indent=1, ensure_ascii=False), encoding="utf-8")
 
 

@@ -17,6 +17,7 @@ from schema.terms import FACETS
 from tests.site import made_up
 from tests.site.made_up import HOSTILE
 from tools.site import build
+from tools.site.build import repository, write
 from tools.site.pages import front_matter
 
 PAPERS = 60
@@ -55,6 +56,22 @@ class Page(HTMLParser):
 
     def handle_data(self, data):
         self.text.append(data)
+
+
+@pytest.mark.parametrize("address", ["", "https://github.com/owner/name"])
+def test_snippets_open_in_colab_where_the_source_is_public(folder, tmp_path, address, monkeypatch):
+    monkeypatch.setenv("REPO_URL", address)
+    with Catalog.open(folder / "catalog.sqlite") as atlas:
+        write(atlas, folder / "catalog.sqlite", tmp_path / "pages", folder / "snippets", repository())
+        papers = atlas.papers(relation="implements")
+    linked = 0
+    for paper in papers:
+        for page in (f"papers/{paper.key}.md", f"implementations/{paper.references[0].implementation}.md"):
+            text = (tmp_path / "pages" / page).read_text(encoding="utf-8")
+            found = text.count("https://colab.research.google.com/github/owner/name/blob/")
+            assert found == (text.count("data-module=") if address else 0), page
+            linked += found
+    assert bool(linked) == bool(address)
 
 
 @pytest.fixture(scope="module")

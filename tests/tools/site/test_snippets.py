@@ -1,3 +1,6 @@
+import json
+
+import nbformat
 import pytest
 
 from tools.site import snippets
@@ -87,3 +90,39 @@ def test_a_notebook_holds_the_snippet_and_what_it_printed():
     assert len({about["id"], cell["id"]}) == 2
     fresh = snippets.notebook("before_training.snip", "print(1)", None)["cells"][1]
     assert (fresh["outputs"], fresh["execution_count"]) == ([], None)
+
+
+def test_notebooks_are_valid_and_executed(folders, tmp_path):
+    """As they are downloaded: what they show is what the snippet printed when it was recorded."""
+    module = "before_training.erk_random"
+    code = snippets.snippet(module)
+    recording = snippets.Recording(module, code, "kept\naccuracy", "", 0.1, "")
+    folders[1].mkdir()
+    (folders[1] / f"{module}.json").write_text(json.dumps(snippets.asdict(recording)))
+    snippets.write([module, "before_training.nothing"], tmp_path / "out", folders[1], "https://github.com/o/r")
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [f"{module}.ipynb", f"{module}.py"]
+    assert (tmp_path / "out" / f"{module}.py").read_text() == f"{code}\n"
+    made = nbformat.read(tmp_path / "out" / f"{module}.ipynb", as_version=4)
+    nbformat.validate(made)
+    _, install, cell = made.cells
+    assert install.source == "%pip install --quiet git+https://github.com/o/r"
+    assert (cell.source, cell.execution_count, cell.outputs[0].text) == (code, 1, "kept\naccuracy\n")
+    for recorded in (recording, None):
+        nbformat.validate(nbformat.from_dict(snippets.notebook(module, code, recorded)))
+
+
+COLAB = "https://colab.research.google.com/github/owner/a.name/blob/gh-pages/data/snippets/a.b.ipynb"
+
+
+@pytest.mark.parametrize(
+    "repository", ["https://github.com/owner/a.name", "https://github.com/owner/a.name/", "https://github.com/owner/a.name.git"]
+)
+def test_colab_opens_what_is_public_on_github(repository):
+    assert snippets.colab(repository, "a.b") == COLAB
+
+
+@pytest.mark.parametrize(
+    "repository", ["", "https://gitlab.example/owner/name", "https://github.com/owner", "https://github.com.example/o/n"]
+)
+def test_colab_opens_nothing_else(repository):
+    assert snippets.colab(repository, "a.b") is None
