@@ -139,6 +139,18 @@ def test_refuses_what_is_out_of_range(given):
         continuous_sparsification.prune(network(), [], Strength(0.1), train=lambda model, callbacks: model, **given)
 
 
+def test_takes_what_is_just_in_range_and_refuses_a_network_before_training_it():
+    train = lambda model, callbacks: fit(model, data(), 1, callbacks)
+    pruned = continuous_sparsification.prune(network(), [], Strength(0.0), train=train, epochs=1, rounds=1, rewind=1, final=1.0)
+    assert isinstance(pruned, nn.Module)
+    broken = network()
+    broken[0].weight.data[0] = torch.nan
+    trained = []
+    with pytest.raises(ValueError, match="NaN"):
+        continuous_sparsification.prune(broken, [], Strength(0.1), train=lambda model, callbacks: trained.append(model))
+    assert not trained
+
+
 def test_refuses_to_rewind_to_what_was_never_reached():
     train = lambda model, callbacks: fit(model, data(), 1, callbacks)
     with pytest.raises(ValueError, match="rewind: train made fewer epochs than 2"):

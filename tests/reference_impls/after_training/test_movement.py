@@ -80,6 +80,8 @@ def test_same_masks_as_the_authors_binarizers():
 def test_half_a_per_cent_stays_even_if_no_score_is_above():
     score = -torch.arange(10.0, 410.0)  # int(0.005 * 400) + 1 = 3
     assert movement.above(score, 0.5).nonzero().flatten().tolist() == [0, 1, 2]
+    score[101:103] = 2.0  # two above, three stay
+    assert movement.above(score, 0.5).nonzero().flatten().tolist() == [0, 101, 102]
     score[100:103] = torch.tensor([1.0, 2.0, 3.0])
     assert movement.above(score, 0.5).nonzero().flatten().tolist() == [100, 101, 102]
     score[103] = 0.0  # sigmoid(0) is not above a half
@@ -189,6 +191,18 @@ def test_refuses_a_threshold_out_of_range(threshold):
     with pytest.raises(ValueError, match="threshold"):
         movement.callbacks(network(), Strength(1.0), steps=10, threshold=threshold)
     movement.callbacks(network(), Strength(1.0), steps=10, threshold=0)
+
+
+def test_a_layer_without_a_gradient_gets_none():
+    model, unused = network(), nn.Linear(3, 2)
+    model.add_module("unused", nn.Identity())
+    model.unused.inner = unused
+    [moving] = movement.callbacks(model, 0.5, steps=2, warmup=0, cooldown=0)
+    fit(model, data(2), 1, [moving])
+    assert not moving.scores["unused.inner.weight"].any()
+    unused.weight.data.fill_(torch.nan)
+    with pytest.raises(ValueError, match="NaN"):
+        movement.callbacks(model, 0.5, steps=2)
 
 
 class Opposite(movement.Movement):
