@@ -102,6 +102,48 @@ def test_in_a_concatenation_each_filter_has_its_own_factor():
     assert torch.equal(model.fc.weight, before.fc.weight)
 
 
+def test_a_layer_of_which_no_filter_is_asked_carries_no_penalty():
+    # round(0.05 * 8) = 0 of the first layers' filters, round(0.05 * 16) = 1 of the others'
+    model = convnet(generator=seeded())
+    before = copy.deepcopy(model)
+    callback = greg.callbacks(model, 0.05, steps=1, by_growth=False)[0]
+    callback.finish = lambda model: model
+    fit(model, BATCHES, 1, [callback], loss=lambda outputs, targets: 0 * outputs.sum(), optimizer=lambda ps: torch.optim.SGD(ps, lr=0.5))
+    changed = [int((model.features[i].weight != before.features[i].weight).flatten(1).any(1).sum()) for i in (0, 3, 7, 10)]
+    assert changed == [0, 0, 1, 1]
+    model = convnet(generator=seeded())
+    callback = greg.callbacks(model, 0.05, steps=9)[0]  # all filters of the layers that are pruned, before the choice
+    callback.finish = lambda model: model
+    fit(model, BATCHES, 1, [callback], loss=lambda outputs, targets: 0 * outputs.sum(), optimizer=lambda ps: torch.optim.SGD(ps, lr=0.5))
+    changed = [int((model.features[i].weight != before.features[i].weight).flatten(1).any(1).sum()) for i in (0, 3, 7, 10)]
+    assert changed == [0, 0, 16, 16]
+
+
+def test_filters_whose_maps_are_given_out_carry_no_penalty():
+    class Given(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.first, self.second = nn.Conv2d(1, 4, 1, bias=False), nn.Conv2d(2, 2, 1)
+
+        def forward(self, x):
+            x = self.first(x)
+            return torch.cat([x[:, :2], self.second(x[:, 2:])], 1).mean((2, 3))
+
+    model = Given()
+    model.first.weight.data = torch.tensor([4.0, 3.0, 2.0, 1.0])[:, None, None, None]
+    callback = greg.callbacks(model, 0.5, steps=1, by_growth=False)[0]
+    callback.finish = lambda model: model
+    fit(model, BATCHES, 1, [callback], loss=lambda outputs, targets: 0 * outputs.sum(), optimizer=lambda ps: torch.optim.SGD(ps, lr=0.5))
+    assert model.first.weight.flatten().tolist() == [4.0, 3.0, 2.0, 0.5]
+
+
+def test_weights_that_are_no_numbers_are_refused_before_training():
+    model = convnet()
+    model.features[0].weight.data[0, 0, 0, 0] = float("nan")
+    with pytest.raises(ValueError, match="NaN"):
+        greg.callbacks(model, 0.5, steps=5)
+
+
 @pytest.mark.parametrize("build", [resnet8, convnet, mobilenet_small])
 def test_the_smaller_network_computes_what_the_masked_one_does(build):
     model = build(generator=seeded())
@@ -120,7 +162,8 @@ def test_the_choice_is_made_once_at_a_quarter_of_the_run_or_at_the_start_and_at_
     assert (first.pick_at, first.full_at) == (25, 75)
     first = greg.GrowingRegularization(0.5, 100, False, 0.01, 1.0, 0.0)
     assert (first.pick_at, first.full_at, first.pick_ceiling) == (0, 75, 0.0)
-    assert greg.GrowingRegularization(0.5, 1, True, 0.01, 1.0, 0.0).full_at == 2
+    first = greg.GrowingRegularization(0.5, 1, True, 0.01, 1.0, 0.0)
+    assert (first.pick_at, first.full_at) == (1, 2)
     small = fit(model, BATCHES, 1, greg.callbacks(model, 0.5, steps=1000))
     assert small.conv1.out_channels == 4
 
