@@ -126,8 +126,8 @@ def test_filters_whose_maps_are_given_out_carry_no_penalty():
             self.first, self.second = nn.Conv2d(1, 4, 1, bias=False), nn.Conv2d(2, 2, 1)
 
         def forward(self, x):
-            x = self.first(x)
-            return torch.cat([x[:, :2], self.second(x[:, 2:])], 1).mean((2, 3))
+            given, read = self.first(x).chunk(2, 1)
+            return torch.cat([given, self.second(read)], 1).mean((2, 3))
 
     model = Given()
     model.first.weight.data = torch.tensor([4.0, 3.0, 2.0, 1.0])[:, None, None, None]
