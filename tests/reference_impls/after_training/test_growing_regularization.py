@@ -119,24 +119,6 @@ def test_a_layer_of_which_no_filter_is_asked_carries_no_penalty():
     assert changed == [0, 0, 16, 16]
 
 
-def test_filters_whose_maps_are_given_out_carry_no_penalty():
-    class Given(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.first, self.second = nn.Conv2d(1, 4, 1, bias=False), nn.Conv2d(2, 2, 1)
-
-        def forward(self, x):
-            given, read = self.first(x).chunk(2, 1)
-            return torch.cat([given, self.second(read)], 1).mean((2, 3))
-
-    model = Given()
-    model.first.weight.data = torch.tensor([4.0, 3.0, 2.0, 1.0])[:, None, None, None]
-    callback = greg.callbacks(model, 0.5, steps=1, by_growth=False)[0]
-    callback.finish = lambda model: model
-    fit(model, BATCHES, 1, [callback], loss=lambda outputs, targets: 0 * outputs.sum(), optimizer=lambda ps: torch.optim.SGD(ps, lr=0.5))
-    assert model.first.weight.flatten().tolist() == [4.0, 3.0, 2.0, 0.5]
-
-
 def test_weights_that_are_no_numbers_are_refused_before_training():
     model = convnet()
     model.features[0].weight.data[0, 0, 0, 0] = float("nan")
