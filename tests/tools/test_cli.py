@@ -267,7 +267,7 @@ def test_every_command_and_option_is_in_the_docs():
             if parameter.name == "context":
                 continue
             shown = parameter.name if parameter.name in FACETS else None
-            documented = f"`--{parameter.name}" if parameter.param_type_name == "option" else parameter.name.upper()
+            documented = f"`{parameter.opts[0]}" if parameter.param_type_name == "option" else parameter.name.upper()
             where = text if shown or parameter.name in ("root", "text", "years") else section
             assert documented in where, (name, documented)
 
@@ -276,4 +276,17 @@ def test_the_docs_name_no_command_or_option_that_there_is_not():
     text = (ROOT / "site_src/docs/cli.md").read_text(encoding="utf-8")
     assert set(re.findall(r"^## `(\w+)", text, re.MULTILINE)) == set(commands())
     options = {option for command in commands().values() for parameter in command.params for option in parameter.opts} | {"--help"}
-    assert set(re.findall(r"(?<![\w-])--[a-z_]+", text)) <= options
+    assert set(re.findall(r"(?<![\w-])--[a-z][a-z_-]*", text)) <= options
+
+
+def test_serve_is_told_its_port_and_how_long_a_run_may_take(atlas, monkeypatch):
+    served = []
+    monkeypatch.setattr("tools.serve.serve", lambda folder, port, live: served.append((folder, port, live.limit)))
+    assert "run: make site" in atlas("serve", status=1).stderr
+    assert served == []
+    site = atlas.garden.root / "build" / "site"
+    atlas.garden.write("build/site/index.html", "home")
+    atlas("serve")
+    atlas("serve", "--port", "0", "--run-limit", "7.5")
+    atlas("serve", "--run-limit", "0", status=2)
+    assert served == [(site, 8000, 60.0), (site, 0, 7.5)]
