@@ -45,15 +45,16 @@ def stretch(concrete: Tensor) -> Tensor:
     return (concrete * (ZETA - GAMMA) + GAMMA).clamp(0, 1)
 
 
-def sample(log_alpha: Tensor, noise: Tensor) -> Tensor:
+def sample(log_alpha: Tensor, noise: Tensor, temperature: float = BETA) -> Tensor:
     """Gates z in [0, 1] from random numbers.
 
     Args:
         log_alpha: location of each gate; of any shape.
         noise: u, uniform in (0, 1); shaped as `log_alpha`.
+        temperature: beta, > 0; the lower, the more gates are 0 or 1.
     """
     # s = sigmoid((log u - log(1 - u) + log alpha) / beta)
-    return stretch(((noise.logit() + log_alpha) / BETA).sigmoid())
+    return stretch(((noise.logit() + log_alpha) / temperature).sigmoid())
 
 
 def expected_gate(log_alpha: Tensor) -> Tensor:
@@ -61,10 +62,10 @@ def expected_gate(log_alpha: Tensor) -> Tensor:
     return stretch(log_alpha.sigmoid())
 
 
-def probability_open(log_alpha: Tensor) -> Tensor:
+def probability_open(log_alpha: Tensor, temperature: float = BETA) -> Tensor:
     """The probability that a gate is not zero, shaped as `log_alpha`; its sum is the expected L0 norm."""
     # 1 - Q(s <= 0) = sigmoid(log alpha - beta log(-gamma / zeta))
-    return (log_alpha - BETA * math.log(-GAMMA / ZETA)).sigmoid()
+    return (log_alpha - temperature * math.log(-GAMMA / ZETA)).sigmoid()
 
 
 class Gated(Callback):

@@ -42,16 +42,20 @@ def test_by_hand():
     assert hard_concrete.probability_open(torch.tensor([0.0])).item() == pytest.approx(0.8318204, rel=1e-5)
 
 
-@pytest.mark.parametrize("log_alpha", [-4.0, -1.3, 0.0, 0.7, 3.0])
-def test_the_probability_to_be_open_is_how_many_samples_are_not_zero(log_alpha):
+@pytest.mark.parametrize(("log_alpha", "options"), [(-4.0, ()), (-1.3, ()), (0.0, (0.33,)), (0.7, (1.0,)), (3.0, ())])
+def test_the_probability_to_be_open_is_how_many_samples_are_not_zero(log_alpha, options):
     count = 200_000
     noise = (torch.arange(count, dtype=torch.float64) + 0.5) / count  # every quantile once, so the share is exact up to one sample
-    gates = hard_concrete.sample(torch.full((count,), log_alpha, dtype=torch.float64), noise)
+    gates = hard_concrete.sample(torch.full((count,), log_alpha, dtype=torch.float64), noise, *options)
     share = (gates > 0).double().mean().item()
-    assert share == pytest.approx(hard_concrete.probability_open(torch.tensor(log_alpha, dtype=torch.float64)).item(), abs=1 / count)
+    assert share == pytest.approx(
+        hard_concrete.probability_open(torch.tensor(log_alpha, dtype=torch.float64), *options).item(), abs=1 / count
+    )
     # and by the distribution's symmetry, log alpha turned round, how many are not one
     closed = (gates < 1).double().mean().item()
-    assert closed == pytest.approx(hard_concrete.probability_open(torch.tensor(-log_alpha, dtype=torch.float64)).item(), abs=1 / count)
+    assert closed == pytest.approx(
+        hard_concrete.probability_open(torch.tensor(-log_alpha, dtype=torch.float64), *options).item(), abs=1 / count
+    )
 
 
 def test_a_gate_is_closed_for_good_below_the_logit_of_one_eleventh():
