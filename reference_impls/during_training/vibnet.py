@@ -58,8 +58,8 @@ def log_alpha(mu: Tensor, log_variance: Tensor) -> Tensor:
 def readable(model: nn.Module, group: Group) -> bool:
     """Whether all that reads the group's units are layers at whose input a factor can stand."""
     readers = [model.get_submodule(member.layer) for member in group.consumers]
-    weights = all(member.tensor.endswith("weight") and member.dim == 1 for member in group.consumers)
-    return group.exact and bool(readers) and weights and all(isinstance(r, LAYERS) and getattr(r, "groups", 1) == 1 for r in readers)
+    columns = all(member.dim == 1 for member in group.consumers)
+    return group.exact and bool(readers) and columns and all(isinstance(r, LAYERS) and getattr(r, "groups", 1) == 1 for r in readers)
 
 
 class Bottleneck(Callback):
@@ -133,8 +133,8 @@ class Bottleneck(Callback):
             else:
                 self.factors[name] = (mu * self._kept(name))[None]
 
-    def _gate(self, group: Group, member: Member) -> Callable[[nn.Module, tuple[Tensor, ...]], tuple[Tensor, ...]]:
-        def gate(layer: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    def _gate(self, group: Group, member: Member) -> Callable[[nn.Module, tuple[Tensor, ...]], tuple[Tensor]]:
+        def gate(layer: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor]:
             inputs, factor = args[0], self._along(member, self.factors[group.name])
             positions = inputs[0].numel() // len(member.units)
             self.activations.setdefault(group.name, positions * int((member.units >= 0).sum()) // group.size)
@@ -142,7 +142,7 @@ class Bottleneck(Callback):
             while factor.dim() < inputs.dim():
                 factor = factor.unsqueeze(1 if channels_last else -1)
             # h = z f(x)
-            return (inputs * factor, *args[1:])
+            return (inputs * factor,)
 
         return gate
 

@@ -46,6 +46,8 @@ def test_by_hand():
     # mu = 2, sigma^2 = 4/3: 1/2 log(1 + 3) = 0.693147; mu = 0 passes nothing on; mu = -1, sigma^2 = 1: 1/2 log 2 = 0.346574
     variances = double(4 / 3, 1.0, 1.0).log()
     assert vibnet.information(double(2.0, 0.0, -1.0), variances).tolist() == pytest.approx([math.log(2), 0, math.log(2) / 2])
+    # mu = 1, sigma^2 = 1e-8: sigma^2 + 1e-8 = 2e-8, 1/2 log(1 + 5e7) = 8.863767
+    assert vibnet.information(double(1.0), double(1e-8).log()).item() == pytest.approx(8.8637671)
     # log(4/3 / 4) = -1.098612: kept; log(1 / 1e-8) = 18.4: goes; log(1 / 1) = 0 (to 1e-8): the edge
     assert vibnet.log_alpha(double(2.0, 0.0, -1.0), variances).tolist() == pytest.approx([-1.0986123, 18.4206807, 0], abs=1e-6)
 
@@ -84,6 +86,18 @@ def test_what_comes_out_computes_what_the_gated_network_does_without_noise(build
     assert any(size < bottleneck.mu[name].numel() for name, size in expected.items())
     torch.testing.assert_close(small(IMAGES), gated)
     assert counting.macs(small, IMAGES) < counting.macs(model, IMAGES)
+
+
+@pytest.mark.parametrize("build", [resnet8, densenet_small, vit_small])
+def test_factors_of_one_change_nothing(build):
+    # where several groups are concatenated, each leaves the others' channels alone
+    model = build(generator=seeded()).double().eval()
+    plain = model(IMAGES[:1])
+    bottleneck = started(model, IMAGES[:1])
+    for name, mu in bottleneck.mu.items():
+        mu.data.fill_(1)
+        bottleneck.log_variance[name].data.fill_(-1)
+    torch.testing.assert_close(model(IMAGES[:1]), plain)
 
 
 def test_factors_are_shared_by_all_that_read_a_stream():
@@ -137,6 +151,22 @@ def test_one_neuron_stays_where_all_are_noise():
     before = model[1].weight.detach().clone()
     small = bottleneck.finish(model)
     assert torch.equal(small[1].weight.detach(), before[1:2])
+
+
+def test_a_neuron_goes_where_noise_is_as_strong_as_signal():
+    model = mlp((5, 4, 3), generator=seeded()).double()
+    bottleneck = started(model, INPUTS)
+    bottleneck.mu["1"].data = double(1.0, 1.0, 1.0, 2.0)
+    bottleneck.log_variance["1"].data = (bottleneck.mu["1"].detach().square() + 1e-8).log() - double(0, 1e-3, -1e-3, 0)
+    before = model[1].weight.detach().clone()
+    assert torch.equal(bottleneck.finish(model)[1].weight.detach(), before[1:2])
+
+
+def test_refuses_weights_that_are_no_numbers_at_once():
+    model = mlp((5, 4, 3))
+    model[1].weight.data[0, 0] = math.nan
+    with pytest.raises(ValueError, match="NaN"):
+        vibnet.callbacks(model, Strength(0.1))
 
 
 def test_units_that_a_normalization_reads_are_left_alone():
