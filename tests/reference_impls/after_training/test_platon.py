@@ -131,6 +131,19 @@ def test_between_prunings_what_is_zero_may_move():
     assert len(set(zeros[35:])) == 1
 
 
+def test_all_is_kept_at_first_and_a_layer_without_gradient_has_no_importance():
+    model = network()
+    model[3].inner = nn.Linear(3, 2)
+    [keeper] = platon.callbacks(model, 0.5, steps=4, window=1)
+    keeper.start(model, torch.optim.SGD(model.parameters(), lr=0.1))
+    assert sparsity_of(keeper.masks) == 0
+    fit(model, data(4), 1, [keeper])
+    assert not keeper.confidence["3.inner.weight"].score().any()
+    model[3].inner.weight.data.fill_(torch.nan)
+    with pytest.raises(ValueError, match="NaN"):
+        platon.callbacks(model, 0.5, steps=4, window=1)
+
+
 def test_the_schedule_by_default():
     [keeper] = platon.callbacks(network(), 0.5, steps=1000)
     assert (keeper.begin, keeper.end, keeper.window, keeper.beta_1, keeper.beta_2) == (100, 500, 10, 0.85, 0.95)
