@@ -54,7 +54,8 @@ export class Results {
     const turn = this.#turn;
     const shown = this.#holder.children.length;
     const made = await this.#made(this.papers.slice(shown, shown + STEP), this.#table);
-    if (turn !== this.#turn) return;
+    // a second click may have been quicker
+    if (turn !== this.#turn || shown !== this.#holder.children.length) return;
     this.#holder.append(...made);
     made[0]?.querySelector("a").focus();
     this.#showMore();
