@@ -14,7 +14,7 @@ export OMP_NUM_THREADS := 1
 SOURCES := $(shell find schema catalog -type f -not -path '*/__pycache__/*' 2>/dev/null)
 
 .DEFAULT_GOAL := help
-.PHONY: help serve test catalog site check format mutants data chromium clean
+.PHONY: help serve test catalog site check format mutants measure data chromium clean
 
 help: $(READY)  ## list the targets
 	@sed -n 's/^\([a-z]*\):.*  ## /  make \1\t/p' Makefile | expand -t 16
@@ -63,6 +63,9 @@ test: chromium build/catalog.sqlite check  ## every test: the fast ones first, t
 
 mutants: $(READY)  ## break every implementation on purpose; 90 % of the breaks must be noticed (MODULES="before_training.snip ...")
 	@$(VENV)/bin/python -m tools.mutants $(MODULES)
+
+measure: $(READY)  ## sizes and times of every implementation, to catalog/measurements/sizes.jsonl (MODULES="before_training.snip ...")
+	@$(VENV)/bin/python -m tools.measure $(MODULES)
 
 data: $(READY)  ## Fashion-MNIST and the King James text (no test needs them)
 	@$(VENV)/bin/python -m tools.data

@@ -353,13 +353,13 @@ class Size(Model):
     Attributes:
         module: the implementation.
         network: the function of `reference_impls.zoo.networks` that builds the network.
-        amount: what was asked, `Sparsity(fraction=0.5)`.
+        amount: what was asked, `sparsity 0.5`.
         parameters_before, parameters_after: numbers in all its parameters, zeros too.
         weight_sparsity: fraction of zeros among the weights of linear and convolution layers afterwards.
         macs_before, macs_after: multiply-accumulates for one example; those of zeros count, those that a network skips do not.
         bytes_before, bytes_after: of all parameters and buffers in memory.
-        latency_ratio: time of a forward pass afterwards by the time before; the median of pairs, taken in turns.
-        pairs: how many pairs.
+        latency_ratio: time of a forward pass afterwards by the time before, both taken in turns; the median of rounds.
+        rounds: how many rounds, each of which compares the fastest passes.
         date: of the measurement, YYYY-MM-DD.
         torch: version of PyTorch.
         processor: model name of the CPU; one thread.
@@ -376,7 +376,7 @@ class Size(Model):
     bytes_before: Count
     bytes_after: Count
     latency_ratio: Annotated[float, Field(gt=0)]
-    pairs: Count
+    rounds: Count
     date: Annotated[str, StringConstraints(pattern=r"^[0-9]{4}-[0-9]{2}-[0-9]{2}$")]
     torch: Text
     processor: Text

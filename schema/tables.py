@@ -136,7 +136,7 @@ class SizeRow(SQLModel, table=True):
     bytes_before: int
     bytes_after: int
     latency_ratio: float
-    pairs: int
+    rounds: int
     date: str
     torch: str
     processor: str

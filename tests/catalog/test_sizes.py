@@ -11,7 +11,7 @@ from catalog.read import read
 PATH = "catalog/measurements/sizes.jsonl"
 SIZE = {
     "network": "lenet_300_100",
-    "amount": "Sparsity(fraction=0.5)",
+    "amount": "sparsity 0.5",
     "parameters_before": 50610,
     "parameters_after": 50610,
     "weight_sparsity": 0.5,
@@ -20,7 +20,7 @@ SIZE = {
     "bytes_before": 202440,
     "bytes_after": 202440,
     "latency_ratio": 1.01,
-    "pairs": 15,
+    "rounds": 9,
     "date": "2026-11-21",
     "torch": "2.13.0",
     "processor": "made up",
@@ -78,10 +78,10 @@ def test_a_bad_line_is_told_with_its_place(garden, write, module, change, says):
 
 def test_a_missing_field_a_broken_line_and_a_second_one(garden, write, module):
     good = SIZE | {"module": module}
-    write(good, {name: value for name, value in good.items() if name != "pairs"}, '{"module": ', "[1]", good)
+    write(good, {name: value for name, value in good.items() if name != "rounds"}, '{"module": ', "[1]", good)
     problems = sorted(read(garden.root).problems)
     assert [problem.line for problem in problems] == [2, 3, 4, 5]
-    assert "pairs" in problems[0].message
+    assert "rounds" in problems[0].message
     assert "this is no JSON (Expecting value" in problems[1].message
     assert "this is no JSON (no object); allowed: one JSON object per line" in problems[2].message
     assert f"the first is {PATH}:1" in problems[3].message

@@ -11,7 +11,7 @@ from rich.console import Console
 
 from catalog import Catalog
 from tools.site import facets, snippets
-from tools.site.pages import Pages
+from tools.site.pages import RESULTS, Pages
 
 ROOT = Path(__file__).parents[2]
 SOURCES = ROOT / "site_src"
@@ -19,13 +19,14 @@ SOURCES = ROOT / "site_src"
 console = Console(stderr=True)
 
 
-def build(database: Path, out: Path, *, records: Path | None = None) -> None:
+def build(database: Path, out: Path, *, records: Path | None = None, results: Path = RESULTS) -> None:
     """Build the whole site.
 
     Args:
         database: the catalog's SQLite file.
         out: folder that holds the site afterwards; the pages that MkDocs reads are written beside it, to `pages`.
         records: folder of snippet recordings to show as they are; by default those of `build/snippets`, brought up to date first.
+        results: file with the last outcome of every test; where there is none the pages say so.
 
     Raises:
         CatalogError: there is no catalog there.
@@ -37,7 +38,7 @@ def build(database: Path, out: Path, *, records: Path | None = None) -> None:
                 console.print(f"[yellow]snippet {recording.module}: {recording.error}", highlight=False)
     pages = out.with_name("pages")
     with Catalog.open(database) as atlas:
-        write(atlas, database, pages, records or snippets.RECORDS, repository())
+        write(atlas, database, pages, records or snippets.RECORDS, repository(), results)
         _render(pages, out, len(atlas))
 
 
@@ -46,11 +47,11 @@ def repository() -> str:
     return str(yaml_load((ROOT / "mkdocs.yml").read_text(encoding="utf-8"))["repo_url"])
 
 
-def write(atlas: Catalog, database: Path, pages: Path, records: Path, repository: str = "") -> None:
+def write(atlas: Catalog, database: Path, pages: Path, records: Path, repository: str = "", results: Path = RESULTS) -> None:
     """Write everything that MkDocs reads into the folder `pages`."""
     shutil.rmtree(pages, ignore_errors=True)
     papers = atlas.papers()
-    Pages(atlas, papers, pages, records, repository).write()
+    Pages(atlas, papers, pages, records, results, repository).write()
     with console.status(f"Writing the columns and words of {len(papers)} papers"):
         facets.write(atlas, database, papers, pages / "data", records)
     modules = (implementation.module for implementation in atlas.implementations())

@@ -20,7 +20,7 @@ from rich.progress import track
 from catalog import Catalog
 from schema.records import EVIDENCE_AXES, SETTINGS, Implementation, Paper
 from schema.terms import AXES, AXIS, FACETS, Relation, Term
-from tools.site import cite, formulas, lineage, plates, prose, reference, snippets, sources
+from tools.site import cite, formulas, lineage, plates, prose, reference, sizes, snippets, sources
 
 ROOT = Path(__file__).parents[2]
 TEMPLATES = ROOT / "site_src" / "templates"
@@ -60,14 +60,22 @@ class Pages:
     """All pages of one catalog, written under one folder."""
 
     def __init__(
-        self, atlas: Catalog, papers: list[Paper], folder: Path, records: Path = snippets.RECORDS, repository: str = ""
+        self,
+        atlas: Catalog,
+        papers: list[Paper],
+        folder: Path,
+        records: Path = snippets.RECORDS,
+        results: Path = RESULTS,
+        repository: str = "",
     ) -> None:
         self._atlas = atlas
         self._papers = papers
         self._folder = folder
         self._records = records
-        self._results = json.loads(RESULTS.read_text(encoding="utf-8")) if RESULTS.exists() else {}
+        self._results = json.loads(results.read_text(encoding="utf-8")) if results.exists() else {}
+        self._sizes = atlas.sizes()
         self._by_key = {paper.key: paper for paper in papers}
+        self._docstrings = prose.Docstrings(self._by_key, lambda key: f"../../papers/{key}/")
         self._environment = Environment(
             loader=FileSystemLoader(TEMPLATES), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
         )
@@ -82,6 +90,7 @@ class Pages:
             "implemented": plates.implemented,
             "paper_of": self._by_key.__getitem__,
             "source_of": self._source,
+            "needs": sizes.needs,
             "facts": self._facts(),
         }
 
@@ -252,7 +261,6 @@ class Pages:
             description="Minimal PyTorch reference implementations, each with tests that would catch a wrong sign.",
             context={"folders": folders, "links": self._modules, "results": {module: self._tests(module) for module in self._modules}},
         )
-        docstrings = prose.Docstrings(self._by_key, lambda key: f"../../papers/{key}/")
         for module, implementation in self._modules.items():
             source = sources.read(module)
             self._write(
@@ -262,8 +270,8 @@ class Pages:
                 description=source.title,
                 context={
                     "source": source,
-                    "docstring": docstrings.render,
-                    "inline": docstrings.inline,
+                    "docstring": self._docstrings.render,
+                    "inline": self._docstrings.inline,
                     "traits": sources.traits(),
                     "groups": _by_relation(implementation),
                     **self._shown_with(module),
@@ -286,11 +294,17 @@ class Pages:
             "apa": cite.apa(paper),
             "ris": cite.ris(paper),
             "official": cite.official(paper),
-            **(self._shown_with(link.implementation) if link else {"snippet": None, "recording": None, "tests": None}),
+            "inline": self._docstrings.inline,
+            **(self._shown_with(link.implementation) if link else {"snippet": None, "recording": None, "tests": None, "size": None}),
         }
 
     def _shown_with(self, module: str) -> dict[str, Any]:
-        return {"snippet": snippets.snippet(module), "recording": self._shown(module), "tests": self._tests(module)}
+        return {
+            "snippet": snippets.snippet(module),
+            "recording": self._shown(module),
+            "tests": self._tests(module),
+            "size": self._sizes.get(module),
+        }
 
     def _tests(self, module: str) -> Tests | None:
         folder, _, name = module.partition(".")

@@ -13,6 +13,8 @@ from hypothesis import strategies as st
 from mkdocs.utils.meta import get_data
 
 from catalog import Catalog
+from catalog.store import store
+from schema.records import Size
 from schema.terms import FACETS
 from tests.site import made_up
 from tests.site.made_up import HOSTILE
@@ -72,6 +74,69 @@ def test_snippets_open_in_colab_where_the_source_is_public(folder, tmp_path, add
             assert found == (text.count("data-module=") if address else 0), page
             linked += found
     assert bool(linked) == bool(address)
+
+
+def text_of(path):
+    """A written page as a reader sees it."""
+    body = yaml.safe_load(path.read_text(encoding="utf-8").split("\n---\n")[0])["body"]
+    return " ".join(html.unescape(re.sub(r"<[^>]+>", " ", body)).split())
+
+
+def test_measured_numbers_stand_with_their_provenance_and_none_is_invented(folder, tmp_path):
+    measured, other = made_up.modules()[:2]
+    size = Size(
+        module=measured,
+        network="resnet8",
+        amount="sparsity 0.5",
+        parameters_before=19810,
+        parameters_after=5142,
+        weight_sparsity=0.0,
+        macs_before=193344,
+        macs_after=49568,
+        bytes_before=80656,
+        bytes_after=21312,
+        latency_ratio=0.866,
+        rounds=9,
+        date="2026-11-21",
+        torch="2.13.0",
+        processor="Made Up 9000",
+    )
+    database = tmp_path / "catalog.sqlite"
+    store(made_up.papers(PAPERS), made_up._VENUES, database, [size])
+    with Catalog.open(database) as atlas:
+        write(atlas, database, tmp_path / "pages", folder / "snippets")
+        keys = {paper.references[0].implementation: paper.key for paper in reversed(atlas.papers(relation="implements"))}
+    for page in (f"implementations/{measured}.md", f"papers/{keys[measured]}.md"):
+        text = text_of(tmp_path / "pages" / page)
+        assert "Parameters 19,810 5,142 26 %" in text
+        assert "Multiply-accumulates, one example 193,344 49,568 26 %" in text
+        assert "Bytes in memory 80,656 21,312 26 %" in text
+        assert "Zeros among the weights 0 %" in text
+        assert "Time of a forward pass 1 0.87 87 %" in text
+        assert "Measured on resnet8 with sparsity 0.5, 2026-11-21, PyTorch 2.13.0, one thread of Made Up 9000" in text
+        assert "To gain from it: Nothing special" in text
+    for page in (f"implementations/{other}.md", f"papers/{keys[other]}.md"):
+        assert "Sizes and time: not measured yet." in text_of(tmp_path / "pages" / page)
+
+
+def test_the_last_results_of_the_tests_are_shown_and_unknown_without_them(folder, tmp_path):
+    module = made_up.modules()[0]
+    own = f"tests/reference_impls/{module.replace('.', '/test_')}.py::test_"
+    battery = f"tests/reference_impls/test_contract.py::test_law[{module}]"
+    results = tmp_path / "tests.json"
+    page = tmp_path / "pages" / "implementations" / f"{module}.md"
+    with Catalog.open(folder / "catalog.sqlite") as atlas:
+        write(atlas, folder / "catalog.sqlite", tmp_path / "pages", folder / "snippets", results=results)
+        assert "Tests: not run in this build." in text_of(page)
+        results.write_text(
+            json.dumps({own + "sign": ["passed", 0.1], battery: ["passed", 0.2], "tests/test_other.py::test_x": ["failed", 1]})
+        )
+        write(atlas, folder / "catalog.sqlite", tmp_path / "pages", folder / "snippets", results=results)
+        assert "2 passed when the tests last ran" in text_of(page)
+        results.write_text(json.dumps({own + "sign": ["failed", 0.1], battery: ["passed", 0.2]}))
+        write(atlas, folder / "catalog.sqlite", tmp_path / "pages", folder / "snippets", results=results)
+    assert "1 of 2 failed when the tests last ran" in text_of(page)
+    assert "failed test_sign" in text_of(page).replace(f"{module.replace('.', '/test_')}.py::", "")
 
 
 @pytest.fixture(scope="module")
@@ -140,13 +205,12 @@ def test_titles_stand_on_their_pages_unchanged(folder, papers):
         assert re.search(rf'<meta name="citation_title" content="{re.escape(html.escape(paper.title))}">', text)
 
 
-def test_the_same_catalog_gives_the_same_pages(folder, tmp_path, monkeypatch):
+def test_the_same_catalog_gives_the_same_pages(folder, tmp_path):
     # the last results of the tests are no part of the catalog, and change while tests run
     results = tmp_path / "tests.json"
     results.write_text('{"tests/reference_impls/before_training/test_snip.py::test_one": ["passed", 0.1]}')
-    monkeypatch.setattr("tools.site.pages.RESULTS", results)
-    build(folder / "catalog.sqlite", tmp_path / "once" / "site", records=folder / "snippets")
-    build(folder / "catalog.sqlite", tmp_path / "site", records=folder / "snippets")
+    build(folder / "catalog.sqlite", tmp_path / "once" / "site", records=folder / "snippets", results=results)
+    build(folder / "catalog.sqlite", tmp_path / "site", records=folder / "snippets", results=results)
 
     def contents(root):
         return {
