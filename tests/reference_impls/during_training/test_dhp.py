@@ -108,6 +108,9 @@ def test_the_latent_vector_of_a_concatenation_by_hand():
     assert Latent(4, [("one", one, torch.tensor([0, 0, 1, 1]))]).own is None
     assert Latent(4, [("one", one, torch.tensor([0, 0, 1, 1]))]).forward().tolist() == [1, 1, 2, 2]
     assert Latent(3, []).own.shape == (3,)
+    # two groups that leave nothing over
+    both = Latent(4, [("one", one, torch.tensor([-1, 0, -1, 1])), ("two", two, torch.tensor([1, -1, 0, -1]))])
+    assert both.own is None and both.forward().tolist() == [6, 1, 5, 2]
 
 
 def test_the_proximal_operator_by_hand_and_against_a_numeric_minimizer():
@@ -127,6 +130,7 @@ def test_thresholds_by_hand():
     assert kept(0.01, 1) == [[1, 1, 0, 0], [0, 0, 1]]  # what is as large stays
     assert kept(0.005, 3) == [[1, 1, 0, 1], [1, 1, 1]]
     assert kept(0.6, 1) == [[1, 0, 0, 0], [0, 0, 1]]
+    assert kept(0.005, 4) == kept(0.005, 9) == [[1, 1, 1, 1], [1, 1, 1]]  # no more than there are
     assert [sum(row) for row in kept(9.0, 2)] == [2, 2] and kept(9.0, 2)[1][2] == 1  # of zeros exactly one
 
 

@@ -199,6 +199,28 @@ def test_a_generation_is_made_of_the_best_of_all_before():
         assert all(mixed) and max(alike[10:]) < 40
 
 
+def test_what_mutation_leaves_open_is_crossed_and_drawn(monkeypatch):
+    # no mutation gives anything new: after ten tries for every place in the generation, ten are crossed and ten drawn
+    order, asked = itertools.count(), []
+    fitness = Counting(lambda structure: -float(next(order)))
+    monkeypatch.setattr(metapruning, "mutate", lambda parent, generator=None: asked.append(parent) or parent)
+    search(40, fitness.fits, fitness, 2, 20, 3, seeded())
+    assert len(asked) == 200 and set(asked) == set(fitness.seen[:3])
+    parents = list(zip(*fitness.seen[:3], strict=True))
+    mixed = [all(place in values for place, values in zip(child, parents, strict=True)) for child in fitness.seen[20:]]
+    assert mixed == [True] * 10 + [False] * 10
+
+
+def test_one_parent_is_only_mutated_and_two_are_crossed():
+    for parents in (1, 2):
+        order = itertools.count()
+        fitness = Counting(lambda structure, order=order: -float(next(order)))
+        search(40, fitness.fits, fitness, 2, 10, parents, seeded())
+        values = list(zip(*fitness.seen[:parents], strict=True))
+        mixed = [all(place in own for place, own in zip(child, values, strict=True)) for child in fitness.seen[15:]]
+        assert mixed == [parents == 2] * 5
+
+
 def test_random_structures_that_are_too_dear_are_narrowed_until_they_fit():
     fitness = Counting(lambda structure: 0.0, budget=6)
     search(5, fitness.fits, fitness, 1, 80, 3, seeded())
@@ -265,6 +287,21 @@ def test_every_structure_tried_is_within_the_budget():
         kept = {g.name: torch.arange(g.size) < n for g, n in zip(groups, numbers(groups, structure), strict=True)}
         assert counting.macs(surgery.remove(model, groups, kept), EXAMPLE[:1]) <= 0.3 * dense
     assert len(set(tried)) == 12
+
+
+def test_the_narrowest_is_found_where_nothing_else_fits():
+    model, _ = parts()
+    groups = removable_groups(model, EXAMPLE[:1])
+    narrowest = surgery.remove(model, groups, {group.name: torch.arange(group.size) < max(1, group.size // 10) for group in groups})
+    least = counting.macs(narrowest, EXAMPLE[:1])
+    options = {"train": lambda network: network, "evaluate": lambda network: 0.5, "generations": 1, "population": 1, "hidden": 2}
+    assert counting.macs(metapruning.prune(model, BATCHES, Budget(macs=least), **options), EXAMPLE[:1]) == least
+
+
+def test_the_generator_draws_the_first_writers():
+    model, groups = tiny()
+    state = lambda seed: torch.cat([parameter.flatten() for parameter in PruningNet(model, groups, 3, seeded(seed)).writers.parameters()])
+    assert torch.equal(state(0), state(0)) and not torch.equal(state(0), state(1))
 
 
 def test_refuses_what_cannot_be():

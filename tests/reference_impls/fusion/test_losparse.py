@@ -75,6 +75,7 @@ def test_before_anything_is_pruned_the_network_is_the_same(build):
     torch.testing.assert_close(network(inputs), model(inputs), rtol=1e-4, atol=1e-4)
     in_optimizer = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
     assert {id(parameter) for parameter in network.parameters()} <= in_optimizer
+    assert all(kept.all() and len(kept) == len(method.layers[name].left) for name, kept in method.kept.items())
     linear = [name for name, module in model.named_modules() if isinstance(module, nn.Linear)]
     assert losparse.decomposable(model) == linear[:-1] == list(method.layers)
     assert (
@@ -127,18 +128,24 @@ class Watching(Callback):
 
 def test_one_ranking_for_all_layers_along_the_cubic_schedule():
     model, data = mlp([64, 24, 16, 10], generator=seeded()), made_up(40)
-    [method] = losparse.callbacks(model, 0.75, steps=40, window=4, warmup=8, cooldown=12)
+    [method] = losparse.callbacks(model, 0.75, steps=40, window=4, warmup=8, cooldown=11)
     watching = Watching(method)
     small = fit(model, data, 1, [method, watching])
     gone = [sum(int(rows.sum()) for rows in step.values()) for step in watching.seen]
     assert gone[:9] == [0] * 9 and gone[9:12] == [0] * 3
-    # steps 12, 16, 20, 24 of 8 ... 28: 0.75 (1 - (1 - t)^3) of 40 rows, t = 0.2, 0.4, 0.6, 0.8
-    assert [gone[step] for step in (12, 16, 20, 24)] == [round(30 * (1 - (1 - t) ** 3)) for t in (0.2, 0.4, 0.6, 0.8)]
-    assert gone[28:] == [30] * 12
+    # steps 12, 16 ... 28 of 8 ... 29: 0.75 (1 - (1 - t)^3) of 40 rows, t = 4/21, 8/21 ... 20/21; after that the network is pruned each step
+    assert [gone[step] for step in (12, 16, 20, 24, 28)] == [round(30 * (1 - (1 - t / 21) ** 3)) for t in (4, 8, 12, 16, 20)]
+    assert gone[29:] == [30] * 11
     rows = [len(module.sparse) for module in small.modules() if isinstance(module, LowRankSparse)]
     assert sum(rows) == 10 and rows[0] != 6  # of 24 and 16; by layer it would be 6 and 4
     moved = [(a["1"] & ~b["1"]).any() for a, b in itertools.pairwise(watching.seen)]
     assert any(moved)  # rows come back
+
+
+def test_the_schedule_by_default():
+    # a tenth to warm up, but a window at least; the second half at the final sparsity, but a step at least
+    when = lambda steps, **options: [(m.begin, m.end) for m in losparse.callbacks(mlp(), 0.5, steps=steps, **options)]
+    assert when(200) == [(20, 100)] and when(60) == [(10, 30)] and when(3, window=1) == [(1, 2)] and when(200, beta=0.0) == [(20, 100)]
 
 
 def test_importance_is_the_mean_of_weight_times_gradient():
