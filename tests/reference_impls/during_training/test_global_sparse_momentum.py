@@ -21,17 +21,17 @@ def layer(*weights):
 
 
 def test_a_step_by_hand():
-    # |w g| of (4, -1, 0.5, 3) and (0.1, -2, 5, 0): 0.4, 2, 2.5, 0. Half are active, the second and the third. Gradients with decay 0.1:
-    # 0.4 + 0, -0.1 - 2, 0.05 + 5, 0.3 + 0
-    model = layer(4.0, -1.0, 0.5, 3.0)
+    # |w g| of (-4, -1, 0.5, 3) and (0.1, -2, 5, 0): 0.4, 2, 2.5, 0. Half are active, the second and the third. Gradients with decay 0.1:
+    # -0.4 + 0, -0.1 - 2, 0.05 + 5, 0.3 + 0
+    model = layer(-4.0, -1.0, 0.5, 3.0)
     [gsm] = global_sparse_momentum.callbacks(model, 0.5, decay=0.1)
     model.weight.grad = torch.tensor([[0.1, -2.0, 5.0, 0.0]])
     assert global_sparse_momentum.active(model, 0.5)["weight"].tolist() == [[False, True, True, False]]
     gsm.after_backward(model, None)
-    torch.testing.assert_close(model.weight.grad, torch.tensor([[0.4, -2.1, 5.05, 0.3]]))
-    assert model.weight.tolist() == [[4.0, -1.0, 0.5, 3.0]]
+    torch.testing.assert_close(model.weight.grad, torch.tensor([[-0.4, -2.1, 5.05, 0.3]]))
+    assert model.weight.tolist() == [[-4.0, -1.0, 0.5, 3.0]]
     # in the end the smallest magnitudes go, whatever their gradients
-    assert gsm.finish(model).weight.tolist() == [[4.0, 0.0, 0.0, 3.0]]
+    assert gsm.finish(model).weight.tolist() == [[-4.0, 0.0, 0.0, 3.0]]
 
 
 def test_the_weights_of_all_layers_are_ranked_together_and_biases_are_left_alone():
@@ -51,6 +51,10 @@ def test_a_weight_that_the_loss_does_not_see_is_passive():
     model[0].weight.grad = torch.ones(1, 2)
     global_sparse_momentum.SparseMomentum(0.5, 0.1).after_backward(model, None)
     torch.testing.assert_close(model[0].weight.grad, torch.tensor([[1.1, 1.1]]))
+    torch.testing.assert_close(model[1].weight.grad, torch.tensor([[0.9, 0.9]]))
+    # where all are active, it still has no gradient
+    model[1].weight.grad = None
+    global_sparse_momentum.SparseMomentum(0.0, 0.1).after_backward(model, None)
     torch.testing.assert_close(model[1].weight.grad, torch.tensor([[0.9, 0.9]]))
 
 
