@@ -12,6 +12,7 @@ import sys
 import time
 import traceback
 from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from functools import cache
 from multiprocessing.connection import Connection
@@ -30,6 +31,9 @@ BRANCH = "gh-pages"
 
 LIMIT = 60.0
 """Seconds after which a snippet is stopped."""
+
+PROCESSES = 2
+"""Snippets that run at a time, each with one torch thread."""
 
 
 @dataclass(frozen=True)
@@ -126,18 +130,20 @@ def write(modules: Iterable[str], folder: Path, records: Path = RECORDS, reposit
 
 
 def record(snippets: Path = SNIPPETS, records: Path = RECORDS) -> list[Recording]:
-    """Run every snippet whose recording is missing or old; gives the recordings that were made anew."""
+    """Run every snippet whose recording is missing, old or a failure, two at a time; gives the recordings that were made anew."""
     records.mkdir(parents=True, exist_ok=True)
     stale = list(_stale(snippets, records))
     made = []
     if stale:
-        # a process of its own for each snippet, forked from one that has imported torch already
+        # a process of its own for each snippet, forked from one that has imported torch already; the threads only wait for them
         context = multiprocessing.get_context("forkserver")
         context.set_forkserver_preload(["torch", "sklearn.datasets", "tools.site.snippets"])
-        for module, code, fingerprint in track(stale, "Running snippets", transient=True):
-            recording = _run(context, module, code, fingerprint)
-            (records / f"{module}.json").write_text(json.dumps(asdict(recording), indent=1, ensure_ascii=False), encoding="utf-8")
-            made.append(recording)
+        with ThreadPoolExecutor(PROCESSES) as pool:
+            recordings = pool.map(lambda snippet: _run(context, *snippet), stale)
+            for recording in track(recordings, "Running snippets", total=len(stale), transient=True):
+                text = json.dumps(asdict(recording), indent=1, ensure_ascii=False)
+                (records / f"{recording.module}.json").write_text(text, encoding="utf-8")
+                made.append(recording)
     return made
 
 
@@ -147,7 +153,8 @@ def _stale(snippets: Path, records: Path) -> Iterator[tuple[str, str, str]]:
         code = path.read_text(encoding="utf-8").strip()
         fingerprint = _fingerprint(code)
         known = recorded(module, snippets, records)
-        if known is None or known.fingerprint != fingerprint:
+        # what failed may have failed for want of time or memory
+        if known is None or known.fingerprint != fingerprint or known.error:
             yield module, code, fingerprint
 
 

@@ -79,6 +79,40 @@ def test_a_snippet_that_ends_its_process_does_not_stop_the_others(folders):
     assert second.output == "here"
 
 
+def test_a_failure_is_tried_again(folders):
+    flag = folders[0] / "there"
+    write(folders, f"import pathlib\nassert pathlib.Path({str(flag)!r}).exists(), 'not yet'\nprint('now')")
+    (failed,) = snippets.record(*folders)
+    assert failed.error == "AssertionError: not yet"
+    flag.touch()
+    (made,) = snippets.record(*folders)
+    assert (made.output, made.error) == ("now", "")
+
+
+def test_two_snippets_run_at_a_time_and_no_more(folders, tmp_path):
+    """Each waits until it has met another one; a third would have been seen."""
+    meet = f"""
+import pathlib, time
+place = pathlib.Path({str(tmp_path)!r})
+me = place / (NAME + ".here")
+me.touch()
+end = time.monotonic() + 40
+most = 0
+while most < 2 and time.monotonic() < end:
+    most = max(most, len(list(place.glob("*.here"))))
+    time.sleep(0.01)
+(place / (NAME + ".met")).write_text(str(most))
+while len(list(place.glob("*.met"))) % 2 and time.monotonic() < end:
+    time.sleep(0.01)
+most = max(most, len(list(place.glob("*.here"))))
+me.unlink()
+print(most)
+"""
+    for name in "abcd":
+        write(folders, f"NAME = {name!r}{meet}", name)
+    assert [made.output for made in snippets.record(*folders)] == ["2"] * 4
+
+
 def test_a_notebook_holds_the_snippet_and_what_it_printed():
     recording = snippets.Recording("before_training.snip", "print('é')", "é", "", 0.1, "")
     made = snippets.notebook("before_training.snip", "print('é')", recording)
