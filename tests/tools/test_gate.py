@@ -17,13 +17,14 @@ WAIT = 60.0
 
 
 class FakeLive:
-    """Notes what it is asked; a run says `first`, and `last` once `go` is set."""
+    """Notes what it is asked; a run says `first`, and `last` unless `go` is cleared."""
 
     state = "ready"
 
     def __init__(self):
         self.calls = []
         self.go = threading.Event()
+        self.go.set()
         self.left = threading.Event()
         self.closed = False
 
@@ -281,6 +282,7 @@ def test_the_owner_is_read_at_the_right_end_of_the_right_connection(monkeypatch,
 
 
 def test_events_come_as_they_happen(served):
+    served.live.go.clear()
     body = json.dumps({"run": "a", "code": "print('é')"}).encode()
     connection, answer = served.open("POST", "/-/run", served.headers(body), body)
     assert answer.status == 200
@@ -293,6 +295,7 @@ def test_events_come_as_they_happen(served):
 
 
 def test_a_page_that_goes_away_ends_its_run(served):
+    served.live.go.clear()
     body = b'{"run": "a", "code": "1"}'
     connection, answer = served.open("POST", "/-/run", served.headers(body), body)
     answer.readline()
