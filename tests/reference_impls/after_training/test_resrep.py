@@ -51,8 +51,8 @@ def test_the_gradient_by_hand():
         torch.tensor([[1.0, 2.0], [3.0, 4.0]]), torch.tensor([[3.0, 4.0], [0.0, 2.0]]), torch.tensor([True, False]), 0.1
     )
     torch.testing.assert_close(found, torch.tensor([[1.06, 2.08], [0.0, 0.1]]))
-    zero = resrep.compactor_gradient(torch.ones(1, 1), torch.zeros(1, 1), torch.tensor([False]), 0.1)
-    assert zero.item() == 0
+    zero = resrep.compactor_gradient(torch.ones(2, 2), torch.zeros(2, 2), torch.tensor([False, True]), 0.1)
+    assert zero.tolist() == [[0.0, 0.0], [1.0, 1.0]]
 
 
 def test_the_choice_by_hand():
@@ -142,18 +142,26 @@ def test_compactors_have_a_momentum_of_their_own_and_no_weight_decay():
     assert {(group["momentum"], group["weight_decay"]) for group in own} == {(0.99, 0.0)}
 
 
-def test_the_limit_grows_from_a_tenth_of_the_run_to_its_half():
-    # 100 steps, 56 rows in all, half of them asked: chosen at steps 12, 14, ...; at step s at most 56 (s - 10) / 40, at most 28
+@pytest.mark.parametrize(
+    ("steps", "fraction", "expected"),
+    [
+        # 56 rows in all; chosen when 2 more steps of 100 are done; at step s at most 56 (s - 10) / 40, at most the 28 that are asked
+        (100, 0.5, [0] * 12 + [2, 2, 5, 5, 8, 8, 11, 11, 14, 14, 16, 16, 19, 19, 22, 22, 25, 25] + [28] * 30),
+        (170, 0.5, [0] * 20 + [2] * 3 + [4] * 3 + [7] * 3 + [9] * 3),  # every third step, 56 (s - 17) / 68
+        (20, 0.5, [0, 0, 0, 7, 14, 21, 28, 28]),  # every step, 56 (s - 2) / 8
+        (2, 0.9, [0, 50]),  # all at once
+    ],
+)
+def test_the_limit_grows_from_a_tenth_of_the_run_to_its_half(steps, fraction, expected):
     model = resnet8(generator=seeded())
-    callback, optimizer = prepared(model, 0.5)
+    callback, optimizer = prepared(model, fraction, steps)
     gone = []
-    for _ in range(60):
+    for _ in expected:
         for weight in callback.compactors.values():
             weight.grad = torch.zeros_like(weight)
         callback.after_backward(model, optimizer)
         gone.append(sum(int((~kept).sum()) for kept in callback.kept.values()))
-    assert gone[:20] == [0] * 12 + [2, 2, 5, 5, 8, 8, 11, 11]
-    assert gone[28:] == [25, 25] + [28] * 30
+    assert gone == expected
 
 
 def test_of_a_budget_no_more_goes_than_needed():
@@ -190,8 +198,8 @@ class NeverReset(resrep.ResRep):
 
 @pytest.mark.claim
 def test_with_the_resetting_of_gradients_channels_go_without_loss_and_without_it_they_do_not():
-    # two fifths of the channels with a compactor go right after the training, no fine-tuning. The penalty must be weak beside the loss and its
-    # way long, or it harms what is kept: with a strength of 0.05 and momentum 0.9 both lost a tenth of the accuracy while training
+    # two fifths of the channels with a compactor go right after the training, no fine-tuning. The penalty must be weak beside the loss and
+    # its way long, or it harms what is kept: with a strength of 0.05 and momentum 0.9 both lost a tenth of the accuracy while training
     (inputs, targets), (test_inputs, test_targets) = digits()
     test = batches(test_inputs, test_targets, 360)
     optimizer = partial(momentum_sgd, learning_rate=0.03)
