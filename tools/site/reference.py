@@ -74,10 +74,10 @@ def _core() -> Iterable[str]:
 
 def _entries(implementations: Mapping[str, Implementation]) -> Iterable[str]:
     for module in implementations:
-        (entry,) = set(public(ROOT / "reference_impls" / f"{module.replace('.', '/')}.py")) & set(ENTRY_POINTS)
-        yield f"## [{module}](../../implementations/{module}.md) {{ #{module} }}\n\n" + _read(
-            f"reference_impls.{module}.{entry}", heading_level=3, show_root_full_path="false"
-        )
+        yield f"## [{module}](../../implementations/{module}.md) {{ #{module} }}\n"
+        for entry in public(ROOT / "reference_impls" / f"{module.replace('.', '/')}.py"):
+            if entry in ENTRY_POINTS:
+                yield _read(f"reference_impls.{module}.{entry}", heading_level=3, show_root_full_path="false")
 
 
 def _inside(module: str, level: int, members: Iterable[str] = ()) -> str:

@@ -17,7 +17,10 @@ SKIPPING = (
     "saved, the time says what the deciding costs."
 )
 NOTHING = "Nothing special: the tensors themselves are smaller, for any library and any hardware."
-LARGE_LAYERS = "Larger layers than those measured: there is less to store and to multiply, but in small layers the extra steps cost more than that saves."
+LARGE_LAYERS = (
+    "Larger layers than those measured: there is less to store and to multiply, but in small layers the extra steps cost more than "
+    "that saves."
+)
 UNTOUCHED = "Nothing was removed in this short run: a penalty leaves open how much goes."
 
 
