@@ -2,6 +2,7 @@
 
 import os
 import signal
+import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
@@ -12,6 +13,7 @@ from typing import Any, cast
 
 from jupyter_client.kernelspec import KernelSpec
 from jupyter_client.manager import KernelManager
+from jupyter_core.utils import ensure_event_loop
 
 PATIENCE = 120.0
 """Seconds that a kernel may take to start: torch is large, and the disk may be cold."""
@@ -21,6 +23,11 @@ PAUSE = 0.1
 
 LOAD = "import gc, torch, sklearn.datasets; torch.set_num_threads(1); gc.collect(); gc.freeze()"
 """What a new kernel does first. Frozen, or taking names away before a run would search all of torch for garbage."""
+
+
+def leave() -> None:
+    """Close the event loop that jupyter_client made for this thread: short threads would leave their loops' files open."""
+    ensure_event_loop().close()
 
 
 class KernelDiedError(Exception):
@@ -51,7 +58,7 @@ class Kernel:
         self._manager = _Manager(transport="ipc", ip=str(place / "k"), connection_file=str(place / "kernel.json"))
         with open(os.devnull, "w") as nowhere:
             self._manager.start_kernel(cwd=str(root), env=environment, stdout=nowhere, stderr=nowhere)
-        self.pid: int = cast(Any, self._manager.provisioner).pid
+        self._process: subprocess.Popen[bytes] = cast(Any, self._manager.provisioner).process
         self._client = self._manager.blocking_client()
         self._client.start_channels()
 
@@ -68,7 +75,12 @@ class Kernel:
     @property
     def alive(self) -> bool:
         """Whether its process runs."""
-        return bool(self._manager.is_alive())
+        return self._process.poll() is None
+
+    @property
+    def pid(self) -> int:
+        """The number of its process, and of the group of those that it starts."""
+        return self._process.pid
 
     def execute(self, code: str, *, silent: bool = False) -> Iterator[dict[str, Any] | None]:
         """What the code says, message by message as the Jupyter protocol has them; None where nothing came for a while.
@@ -94,13 +106,16 @@ class Kernel:
             self._client.get_shell_msg(timeout=1)
 
     def interrupt(self) -> None:
-        """What Ctrl-C does."""
-        self._manager.interrupt_kernel()
+        """What Ctrl-C does, to it and to whatever it started."""
+        self._send(signal.SIGINT)
 
     def kill(self) -> None:
         """End it and whatever it started, at once. From any thread."""
+        self._send(signal.SIGKILL)
+
+    def _send(self, kind: signal.Signals) -> None:
         with suppress(ProcessLookupError):
-            os.killpg(self.pid, signal.SIGKILL)
+            os.killpg(self.pid, kind)
 
     def close(self) -> None:
         """End it, and remove its folder."""

@@ -12,7 +12,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from tools.kernel import Kernel, KernelDiedError
+from tools.kernel import Kernel, KernelDiedError, leave
 
 GRACE = 2.0
 """Seconds that interrupted code gets to come to its end before the kernel is killed."""
@@ -68,6 +68,7 @@ class Live:
     def _warm(self) -> None:
         with self._turn, suppress(RuntimeError, KernelDiedError):  # the next run says what is wrong
             self._ready()
+        leave()
 
     @property
     def state(self) -> str:
@@ -109,6 +110,7 @@ class Live:
                 self.warm()  # if it died, the next run should not have to wait for torch
         finally:
             del self._runs[name]
+            leave()
 
     def _run(self, run: _Run, code: str) -> Iterator[Event]:
         if not self._loaded or self._stale:

@@ -253,6 +253,22 @@ def test_what_a_run_started_ends_with_its_kernel(live, tmp_path):
     assert not alive(child)
 
 
+def test_many_runs_leave_no_files_open(live):
+    def once():
+        run(live, "1")
+
+    def opened():
+        return len(list(Path("/proc/self/fd").iterdir()))
+
+    once()
+    before = opened()
+    for _ in range(20):
+        thread = threading.Thread(target=once)
+        thread.start()
+        finished(thread)
+    assert opened() <= before + 6  # a thread that looks after the kernel may not have ended yet
+
+
 def test_closing_ends_the_kernel_for_good():
     runs = Live(ROOT, LIMIT)
     assert text(run(runs, "print('on')")) == "on\n"
