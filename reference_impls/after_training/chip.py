@@ -7,8 +7,8 @@ independence; filters of low independence go.
 Cost: a forward pass over some hundred images, and for each image and layer one singular value decomposition per channel.
 
 Implementation details
-1. Maps are taken behind the rectifier, in evaluation mode, on five batches of 128 training images in the authors' code. Each map is stretched to
-   one row, so the matrix of an image is (channels, height * width).
+1. Maps are taken behind the rectifier, in evaluation mode; the authors' code takes five batches of 128 training images. Each map is
+   stretched to one row, so the matrix of an image is (channels, height * width).
 2. Independence is the mean over the images of the nuclear norm's loss. As in the authors' code, one row is set to zero at a time.
 3. The authors' code rounds the maps to four decimals before; here nothing is rounded.
 4. Filters are compared within a layer. Maps that a shortcut adds go together, by the mean over all rectifiers that see them.
