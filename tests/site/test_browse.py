@@ -139,6 +139,7 @@ def test_nothing_moves_by_itself_under_the_pointer(visit):
             }
             return values.size;
           };
+          await document.fonts.ready;
           const root = document.documentElement;
           scrollTo(0, root.scrollHeight);
           const grown = await seen(() => `${root.scrollHeight} ${document.querySelector("[data-more] button").getBoundingClientRect().y}`);

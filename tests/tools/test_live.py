@@ -13,6 +13,9 @@ from tools import live as module
 from tools.live import Live
 
 LIMIT = 60.0
+ENDLESS = f"print('on', flush=True)\nimport time\nend = time.monotonic() + {LIMIT}\nwhile time.monotonic() < end: pass"
+"""So long that it stands for ever, and yet a test fails that waits for its end."""
+
 PNG = base64.b64encode(b"\x89PNG not looked at by the server").decode()
 
 
@@ -163,7 +166,7 @@ def test_figures_are_cut_too(live, monkeypatch):
 
 def test_stop_ends_an_endless_loop_and_keeps_the_kernel(live):
     pid = live.pid
-    thread, said = in_background(live, "print('on', flush=True)\nwhile True: pass", "endless")
+    thread, said = in_background(live, ENDLESS, "endless")
     until_said(said, "text")
     assert live.state == "busy"
     live.stop("somebody else's")
@@ -177,7 +180,7 @@ def test_stop_ends_an_endless_loop_and_keeps_the_kernel(live):
 def test_an_endless_loop_is_interrupted_at_the_limit(live, monkeypatch):
     pid = live.pid
     monkeypatch.setattr(live, "limit", 0.3)
-    events = run(live, "while True: pass")
+    events = run(live, ENDLESS)
     assert outcome(events) == "limit"
     assert events[-1]["seconds"] >= 0.3
     assert live.pid == pid
@@ -188,7 +191,8 @@ def test_what_does_not_heed_the_interruption_is_killed(live, monkeypatch):
     monkeypatch.setattr(live, "limit", 0.3)
     monkeypatch.setattr(module, "GRACE", 0.3)
     events = run(
-        live, "import time\nwhile True:\n    try:\n        time.sleep(60)\n    except KeyboardInterrupt:\n        print('no', flush=True)"
+        live,
+        "import time\nfor _ in range(3):\n    try:\n        time.sleep(20)\n    except KeyboardInterrupt:\n        print('no', flush=True)",
     )
     assert outcome(events) == "limit"
     assert "no" in text(events)
@@ -200,7 +204,7 @@ def test_what_does_not_heed_the_interruption_is_killed(live, monkeypatch):
 
 def test_a_second_run_waits_and_can_leave_the_queue(live, monkeypatch):
     monkeypatch.setattr(module, "BEAT", 0.05)
-    first = live.run("first", "print('one', flush=True)\nimport time\nwhile True: time.sleep(0.05)")
+    first = live.run("first", ENDLESS)
     until(first, "text")
     second, said = in_background(live, "print('two')", "second")
     third, told = in_background(live, "print('three')", "third")
@@ -217,7 +221,7 @@ def test_a_second_run_waits_and_can_leave_the_queue(live, monkeypatch):
 
 def test_whoever_goes_away_ends_the_run(live):
     pid = live.pid
-    events = live.run("left", "print('on', flush=True)\nwhile True: pass")
+    events = live.run("left", ENDLESS)
     until(events, "text")
     events.close()
     assert live.state == "ready"
@@ -233,7 +237,7 @@ def test_reset_ends_the_run_and_starts_anew(live):
     run(live, "import torch\ntorch.set_default_dtype(torch.float64)")
     assert "float64" in text(run(live, "import torch\nprint(torch.zeros(1).dtype)"))  # the process is the same
     pid = live.pid
-    thread, said = in_background(live, "print('on', flush=True)\nwhile True: pass", "endless")
+    thread, said = in_background(live, ENDLESS, "endless")
     until_said(said, "text")
     live.reset()
     finished(thread)
