@@ -66,7 +66,7 @@ def mask_gradients(model: nn.Module, layers: set[nn.Module], inputs: Tensor, tar
     try:
         with torch.enable_grad():
             total = loss(model(inputs), targets) * len(inputs)
-            gradients = torch.autograd.grad(total, list(masks.values()), allow_unused=True, materialize_grads=True)
+            gradients = torch.autograd.grad(total, list(masks.values()), materialize_grads=True)
     finally:
         for hook in hooks:
             hook.remove()

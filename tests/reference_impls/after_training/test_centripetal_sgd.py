@@ -137,9 +137,24 @@ def test_the_projection_of_a_shortcut_decides_its_clusters():
 
 
 def test_a_generator_draws_the_seed_of_the_clusters():
-    seeds = {csgd.callbacks(resnet8(), 0.5, generator=seeded(seed))[0].seed for seed in range(3)}
-    assert len(seeds) == 3
+    drawn = [int(torch.randint(2**31, (), generator=seeded(seed))) for seed in range(3)]
+    assert [csgd.callbacks(resnet8(), 0.5, generator=seeded(seed))[0].seed for seed in range(3)] == drawn
     assert csgd.callbacks(resnet8(), 0.5)[0].seed == 0
+
+
+def test_one_filter_of_each_layer_stays():
+    # round(0.99 * 8) = 8, and 8 - 1 = 7 go
+    small = fit(model := convnet(generator=seeded()), BATCHES, 1, csgd.callbacks(model, 0.99))
+    assert [small.features[i].out_channels for i in (0, 3, 7, 10)] == [1, 1, 1, 1]
+
+
+def test_filters_that_a_grouped_convolution_reads_are_left_alone():
+    # its columns belong to some of its filters only, so they cannot be added up
+    model = nn.Sequential(nn.Conv2d(1, 4, 1), nn.Conv2d(4, 4, 1, groups=2), nn.Conv2d(4, 2, 1), nn.Conv2d(2, 1, 1), nn.Flatten())
+    callback = csgd.callbacks(model, 0.5)[0]
+    callback.sort(model, EXAMPLE)
+    assert "0" not in callback.clusters
+    assert "2" in callback.clusters
 
 
 def test_bad_input_is_refused():

@@ -169,6 +169,31 @@ def test_trains_sparsely_then_prunes_then_trains():
     assert (given[0].strength, given[0].alpha) == (0.3, 2.0)
 
 
+def test_only_the_slices_of_a_group_are_pulled():
+    # a layer that reads a concatenation reads several groups
+    model = net(densenet_small)
+    groups = removable_groups(model, EXAMPLE)
+    for parameter in model.parameters():
+        parameter.grad = torch.zeros_like(parameter)
+    depgraph.GroupSparsity(groups[:1], 0.1, 4.0).after_backward(model, None)
+    pulled = {name: weight.grad for name, weight in model.named_parameters() if weight.grad.any()}
+    reading = pulled["blocks.1.conv.weight"]
+    assert reading[:, :8].all()
+    assert not reading[:, 8:].any()
+    assert pulled["bn.weight"][:8].all()
+    assert not pulled["bn.weight"][8:].any()
+    assert "blocks.0.conv.weight" in pulled
+    assert not any(name.endswith("bias") for name in pulled)
+
+
+def test_an_amount_is_refused_before_anything_is_trained():
+    def train(model, callbacks=()):
+        raise AssertionError
+
+    with pytest.raises(ValueError, match="amount"):
+        depgraph.prune(resnet8(), BATCHES, 1.5, train=train)
+
+
 def test_bad_input_is_refused():
     with pytest.raises(ValueError, match="strength"):
         depgraph.prune(resnet8(), BATCHES, 0.5, strength=-1.0)

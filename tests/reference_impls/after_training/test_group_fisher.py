@@ -49,9 +49,12 @@ def test_by_hand():
 def scaled_loss(model, layers, channel, factor, inputs, target):
     """The loss of one example when all layers read a channel multiplied by a factor."""
 
-    def scale(_, args):
+    def scale(layer, args):
         x = args[0].clone()
-        x[:, channel] *= factor
+        if isinstance(layer, nn.Linear):
+            x[..., channel] *= factor
+        else:
+            x[:, channel] *= factor
         return x
 
     hooks = [layer.register_forward_pre_hook(scale) for layer in layers]
@@ -68,6 +71,8 @@ def scaled_loss(model, layers, channel, factor, inputs, target):
         (resnet8, "conv1", ["blocks.0.conv1", "blocks.1.conv1", "blocks.1.shortcut.0"]),
         (resnet8, "blocks.1.conv1", ["blocks.1.conv2"]),
         (mobilenet_small, "blocks.0.expand.0", ["blocks.0.depthwise.0", "blocks.0.project.0"]),
+        (convnet, "classifier.0", ["classifier.2"]),
+        (vit_small, "blocks.0.mlp.up", ["blocks.0.mlp.down"]),
     ],
 )
 def test_the_information_is_that_of_differences_of_the_loss(build, name, reading):
@@ -108,6 +113,27 @@ def test_a_flattened_channel_is_read_at_all_its_places():
         assert found[channel].item() == pytest.approx(expected, rel=1e-4, abs=1e-12)
 
 
+def test_two_depthwise_filters_read_what_they_make_and_what_is_not_used_adds_nothing():
+    class Unused(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.first, self.depthwise, self.last = nn.Conv2d(1, 2, 1), nn.Conv2d(2, 2, 1, groups=2), nn.Conv2d(2, 1, 1)
+            self.unused = nn.Conv2d(2, 1, 1)
+
+        def forward(self, x):
+            x = self.depthwise(self.first(x))
+            self.unused(x)
+            return self.last(x)
+
+    model = Unused()
+    group = removable_groups(model, EXAMPLE)[0]
+    assert [member.layer for member in group_fisher.readers(model, group)] == ["last", "unused", "depthwise"]
+    found = group_fisher.fisher(model, [group], [(EXAMPLE, None)], mean_square)
+    model.unused.weight.data *= 100
+    assert torch.equal(group_fisher.fisher(model, [group], [(EXAMPLE, None)], mean_square)["first"], found["first"])
+    assert found["first"].all()
+
+
 def test_memory_counts_all_layers_that_make_a_channel():
     model = resnet8(generator=seeded())
     found = group_fisher.memory(model, removable_groups(model, EXAMPLE), EXAMPLE[:1])
@@ -120,6 +146,9 @@ def test_memory_counts_all_layers_that_make_a_channel():
         "blocks.2.conv1": 4,
         "blocks.2.conv2": 8,
     }
+    model = convnet(generator=seeded())
+    found = group_fisher.memory(model, removable_groups(model, EXAMPLE), EXAMPLE[:1])
+    assert found == {"features.0": 64, "features.3": 64, "features.7": 16, "features.10": 16, "classifier.0": 1}
     model = vit_small(generator=seeded())
     found = group_fisher.memory(model, removable_groups(model, EXAMPLE), EXAMPLE[:1])
     assert found["blocks.0.mlp.up"] == 17  # neurons, once for each token
