@@ -25,7 +25,7 @@ from reference_impls.core.masks import prunable_weights
 from reference_impls.core.structures import removable_groups
 from reference_impls.core.surgery import remove
 from reference_impls.core.training import Callback
-from reference_impls.during_training.hard_concrete import expected_gate, probability_open, sample
+from reference_impls.during_training.hard_concrete import expected_gate, probability_open, sample, uniform
 
 UNIT = "head"
 GROUP = "network"
@@ -117,8 +117,7 @@ class HeadGates(Callback):
     def _draw(self, model: nn.Module, inputs: tuple[Tensor, ...]) -> None:
         for name, log_alpha in self.log_alpha.items():
             if model.training:
-                noise = torch.rand(len(log_alpha), generator=self.generator).to(log_alpha).clamp(1e-6, 1 - 1e-6)
-                self.gates[name] = sample(log_alpha, noise, TEMPERATURE)
+                self.gates[name] = sample(log_alpha, uniform(log_alpha, self.generator), TEMPERATURE)
             else:
                 self.gates[name] = self._closed(name)
 

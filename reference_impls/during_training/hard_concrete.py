@@ -45,6 +45,11 @@ def stretch(concrete: Tensor) -> Tensor:
     return (concrete * (ZETA - GAMMA) + GAMMA).clamp(0, 1)
 
 
+def uniform(like: Tensor, generator: torch.Generator | None = None) -> Tensor:
+    """Random numbers in (0, 1), at least 1e-6 away from both ends; shaped as `like`, of its dtype and on its device."""
+    return torch.rand(like.shape, generator=generator).to(like).clamp(1e-6, 1 - 1e-6)
+
+
 def sample(log_alpha: Tensor, noise: Tensor, temperature: float = BETA) -> Tensor:
     """Gates z in [0, 1] from random numbers.
 
@@ -119,9 +124,8 @@ class Gated(Callback):
     def _sample(self, model: nn.Module) -> None:
         self.gated = {}
         for name, weight in prunable_weights(model).items():
-            noise = torch.rand(weight.shape, generator=self.generator).to(weight).clamp(1e-6, 1 - 1e-6)
             # theta z
-            self.gated[name] = self.theta[name].requires_grad_() * sample(self.log_alpha[name], noise)
+            self.gated[name] = self.theta[name].requires_grad_() * sample(self.log_alpha[name], uniform(weight, self.generator))
             weight.data.copy_(self.gated[name].detach())
 
 

@@ -27,7 +27,7 @@ from torch import Tensor, nn
 from reference_impls.core.amounts import Amount, Strength, as_amount
 from reference_impls.core.masks import prunable_weights
 from reference_impls.core.training import Callback
-from reference_impls.during_training.hard_concrete import probability_open, sample
+from reference_impls.during_training.hard_concrete import probability_open, sample, uniform
 
 UNIT = "filter"
 GROUP = "network"
@@ -147,13 +147,9 @@ class Bits(Callback):
     def _quantize(self, model: nn.Module) -> None:
         self.drawn = {}
         for name, weight in prunable_weights(model).items():
-            gates = tuple(self._gate(log_alpha) for log_alpha in self.log_alphas[name])
+            gates = tuple(sample(log_alpha, uniform(log_alpha, self.generator)) for log_alpha in self.log_alphas[name])
             self.drawn[name] = quantized(self.theta[name].requires_grad_(), self.limits[name], gates)
             weight.data.copy_(self.drawn[name].detach())
-
-    def _gate(self, log_alpha: Tensor) -> Tensor:
-        noise = torch.rand(log_alpha.shape, generator=self.generator).to(log_alpha).clamp(1e-6, 1 - 1e-6)
-        return sample(log_alpha, noise)
 
 
 def callbacks(

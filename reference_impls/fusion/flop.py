@@ -27,7 +27,7 @@ from torch import Tensor, nn
 from reference_impls.core.amounts import Amount, Sparsity, sparsity
 from reference_impls.core.masks import prunable_weights
 from reference_impls.core.training import Callback
-from reference_impls.during_training.hard_concrete import probability_open, sample
+from reference_impls.during_training.hard_concrete import probability_open, sample, uniform
 
 UNIT = "dimension"
 GROUP = "network"
@@ -65,11 +65,7 @@ class Factored(nn.Module):
         return (0.8 * self.log_alpha).sigmoid()
 
     def forward(self, x: Tensor) -> Tensor:
-        if self.training:
-            noise = torch.rand(len(self.log_alpha), generator=self.generator).to(self.log_alpha).clamp(1e-6, 1 - 1e-6)
-            gates = sample(self.log_alpha, noise, TEMPERATURE)
-        else:
-            gates = self.gates()
+        gates = sample(self.log_alpha, uniform(self.log_alpha, self.generator), TEMPERATURE) if self.training else self.gates()
         # y = Q diag(g) P x + b
         return nn.functional.linear(nn.functional.linear(x, self.first) * gates, self.second, self.bias)
 

@@ -10,6 +10,7 @@ import torch
 from reference_impls.after_training import head_gates
 from reference_impls.core import counting
 from reference_impls.core.amounts import Strength
+from reference_impls.core.masks import prunable_weights
 from reference_impls.core.surgery import remove
 from reference_impls.core.training import accuracy, cross_entropy, fit
 from reference_impls.zoo.data import batches, digits, sequences
@@ -121,6 +122,13 @@ def test_refuses_networks_without_heads_and_a_rate_out_of_range():
     for rate in (0.0, -1.0, float("nan"), float("inf")):
         with pytest.raises(ValueError, match="learning_rate"):
             head_gates.callbacks(vit_small(), Strength(0.1), learning_rate=rate)
+
+
+def test_refuses_weights_that_are_no_numbers_at_once():
+    model = vit_small()
+    next(iter(prunable_weights(model).values())).data.flatten()[0] = math.nan
+    with pytest.raises(ValueError, match="NaN"):
+        head_gates.callbacks(model, Strength(0.1))
 
 
 @pytest.mark.claim

@@ -58,6 +58,20 @@ def test_the_probability_to_be_open_is_how_many_samples_are_not_zero(log_alpha, 
     )
 
 
+def test_random_numbers_keep_away_from_the_ends(monkeypatch):
+    # at 0 and 1 themselves the logit would be infinite
+    monkeypatch.setattr(torch, "rand", lambda shape, generator=None: torch.tensor([0.0, 0.3, 1.0]))
+    found = hard_concrete.uniform(torch.zeros(3, dtype=torch.float64))
+    assert found.dtype == torch.float64 and found.tolist() == pytest.approx([1e-6, 0.3, 1 - 1e-6], rel=1e-6, abs=1e-9)
+
+
+def test_refuses_weights_that_are_no_numbers_at_once():
+    model = mlp((5, 4, 3))
+    model[1].weight.data[0, 0] = math.nan
+    with pytest.raises(ValueError, match="NaN"):
+        hard_concrete.callbacks(model, Strength(0.1))
+
+
 def test_a_gate_is_closed_for_good_below_the_logit_of_one_eleventh():
     # sigmoid(log alpha) 1.2 - 0.1 = 0 where sigmoid(log alpha) = 1/12; it is 1 where sigmoid(log alpha) = 11/12
     edges = torch.tensor([logit(1 / 12) - 1e-3, logit(1 / 12) + 1e-3, logit(11 / 12) - 1e-3, logit(11 / 12) + 1e-3])

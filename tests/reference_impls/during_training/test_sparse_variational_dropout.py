@@ -132,6 +132,13 @@ def test_no_hook_and_no_noise_is_left():
     assert torch.equal(model.train()(INPUTS), model(INPUTS))
 
 
+def test_refuses_weights_that_are_no_numbers_at_once():
+    model = mlp()
+    next(iter(prunable_weights(model).values())).data.flatten()[0] = math.nan
+    with pytest.raises(ValueError, match="NaN"):
+        dropout.callbacks(model, Strength(0.1))
+
+
 @pytest.mark.claim
 def test_the_evidence_lower_bound_alone_makes_most_weights_zero_with_little_harm():
     # the strength is 1 / (number of images): nothing is tuned. The rival trains as long without noise and then loses as many of its

@@ -166,6 +166,13 @@ def test_refuses_a_rate_out_of_range(rate):
         bayesian_bits.callbacks(mlp(), Strength(0.1), gate_rate=rate)
 
 
+def test_refuses_weights_that_are_no_numbers_at_once():
+    model = mlp()
+    next(iter(prunable_weights(model).values())).data.flatten()[0] = math.nan
+    with pytest.raises(ValueError, match="NaN"):
+        bayesian_bits.callbacks(model, Strength(0.1))
+
+
 @pytest.mark.claim
 def test_few_bits_and_few_filters_are_learned_together_with_little_harm():
     # the rival trains as long, keeps as many neurons of each layer, those with the largest norm, and is rounded to as many bits
