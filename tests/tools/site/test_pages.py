@@ -60,20 +60,21 @@ class Page(HTMLParser):
         self.text.append(data)
 
 
-@pytest.mark.parametrize("address", ["", "https://github.com/owner/name"])
-def test_snippets_open_in_colab_where_the_source_is_public(folder, tmp_path, address, monkeypatch):
-    monkeypatch.setenv("REPO_URL", address)
+def test_snippets_open_in_colab_where_the_source_is_public(folder, tmp_path, monkeypatch):
+    monkeypatch.setenv("REPO_URL", "https://github.com/owner/name")
     with Catalog.open(folder / "catalog.sqlite") as atlas:
         write(atlas, folder / "catalog.sqlite", tmp_path / "pages", folder / "snippets", repository())
         papers = atlas.papers(relation="implements")
     linked = 0
-    for paper in papers:
-        for page in (f"papers/{paper.key}.md", f"implementations/{paper.references[0].implementation}.md"):
-            text = (tmp_path / "pages" / page).read_text(encoding="utf-8")
-            found = text.count("https://colab.research.google.com/github/owner/name/blob/")
-            assert found == (text.count("data-module=") if address else 0), page
-            linked += found
-    assert bool(linked) == bool(address)
+    for page in [f"papers/{paper.key}.md" for paper in papers] + [
+        f"implementations/{paper.references[0].implementation}.md" for paper in papers
+    ]:
+        private, public = ((root / "pages" / page).read_text(encoding="utf-8") for root in (folder, tmp_path))
+        found = public.count("https://colab.research.google.com/github/owner/name/blob/")
+        assert found == public.count("data-module=") == private.count("data-module="), page
+        assert "colab" not in private, page
+        linked += found
+    assert linked > len(papers)
 
 
 def text_of(path):
