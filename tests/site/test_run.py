@@ -117,6 +117,7 @@ def test_an_error_shows_where_it_happened_and_the_next_run_clears_it(read):
     assert lines[-1] == "ZeroDivisionError: division by zero"
     assert any("line 6" in line for line in lines) and "half(1)" in lines
     assert status(page).inner_text().startswith("Failed")
+    assert page.locator(".live.failed").count() == 1
     assert page.locator("[data-announce]").inner_text().startswith("Failed")
     run(page, "print('after')")
     assert shown(page).inner_text().strip() == "after"
