@@ -35,6 +35,22 @@ def test_one_removal_by_hand():
     torch.testing.assert_close(model.weight.data, torch.tensor([[0, 2.5]]))
 
 
+def test_what_is_added_to_the_diagonal_decides_by_hand():
+    # damping 1e10, one sample (0, 2e5): the diagonal of F^-1 is 1 / 1e10 and 1 / 5e10. w = (1, 0.6): 1 / 2e-10 = 5e9 and
+    # 0.36 / 1.2e-10 = 3e9, so the second goes; without the 1e-10 it would be 1e10 and 1.8e10, and the first
+    model = nn.Linear(2, 1, bias=False)
+    model.weight.data = torch.tensor([[1.0, 0.6]])
+    masks = woodfisher.prune_once(model, {"weight": torch.tensor([[0.0, 2e5]]).double()}, 0.5, damping=1e10, block=1)
+    assert masks["weight"].tolist() == [[True, False]]
+
+
+def test_a_layer_that_the_loss_does_not_see_has_no_gradient():
+    model = small()
+    model[4].inner = nn.Linear(2, 2).double()
+    samples = woodfisher.gradients(model, data(2))
+    assert samples["4.inner.weight"].shape == (2, 4) and not samples["4.inner.weight"].any()
+
+
 def test_the_inverse_in_blocks_by_hand():
     # two samples (2, 0, 1), (0, 2, 1), damping 1: the mean product has diagonal 2, 2, 1; in blocks of two the 1s beside the third are gone:
     # F = (3 0 0; 0 3 0; 0 0 2), and F^-1 (3, 6, 4) = (1, 2, 2)
