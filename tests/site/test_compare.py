@@ -70,3 +70,25 @@ def test_a_paper_page_puts_its_paper_into_the_comparison(visit, atlas):
     page.get_by_role("link", name="Compare with").click()
     ready(page)
     assert compared(page) == [paper.key]
+
+
+def test_measured_numbers_stand_side_by_side_and_none_is_invented(visit, atlas):
+    sizes = atlas.sizes()
+    own = {paper.references[0].implementation: paper.key for paper in atlas.papers(relation="implements")}
+    first, second = sizes
+    other = next(module for module in own if module not in sizes)
+    page = visit().go(f"compare/?papers={own[first]},{own[second]},{own[other]}")
+    ready(page)
+
+    def cells(title):
+        return page.locator("[data-compared] tr", has=page.get_by_role("rowheader", name=title, exact=True)).locator("td").all_inner_texts()
+
+    measured = [sizes[first], sizes[second]]
+    assert cells("Measured on") == ["resnet8, sparsity 0.5"] * 2 + [""]
+    assert cells("Parameters") == [f"19,810 → {size.parameters_after:,}" for size in measured] + [""]
+    assert cells("Multiply-accumulates") == [f"193,344 → {size.macs_after:,}" for size in measured] + [""]
+    assert cells("Zeros among the weights") == ["25 %"] * 2 + [""]
+    assert cells("Time of a forward pass") == [f"× {size.latency_ratio:.2f}" for size in measured] + [""]
+    page.goto(page.url.partition("?")[0] + f"?papers={own[other]}")
+    ready(page)
+    assert page.get_by_role("rowheader", name="Measured on").count() == 0

@@ -81,6 +81,7 @@ def names(papers: Sequence[Paper]) -> dict[str, list[list[Any]]]:
 def implementations(atlas: Catalog, records: Path) -> dict[str, dict[str, Any]]:
     """Module -> what a comparison shows of it."""
     found = {}
+    sizes = atlas.sizes()
     for module in (implementation.module for implementation in atlas.implementations()):
         source = sources.read(module)
         recording = snippets.recorded(module, records=records)
@@ -89,6 +90,7 @@ def implementations(atlas: Catalog, records: Path) -> dict[str, dict[str, Any]]:
             "promise": source.promise,
             "declared": {sources.DECLARED[name]: values for name, values in source.declared.items() if values},
             "lines": source.lines,
+            "measured": sizes[module].model_dump() if module in sizes else None,
             "snippet": snippets.snippet(module),
             "output": recording.output if recording else None,
         }

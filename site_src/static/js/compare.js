@@ -90,8 +90,22 @@ function implementations(records) {
     row("What it does", cell((module) => module.promise), false),
     ...["Removes", "Compares within", "Asked by", "Traits"].map((title) => row(title, cell((module) => (module.declared[title] ?? []).join(", ")))),
     row("Lines", cell((module) => String(module.lines))),
+    ...measured(found, cell),
     row("Snippet", cell((module) => code(module.snippet)), false),
     row("Recorded output", cell((module) => code(module.output)), false),
+  ];
+}
+
+function measured(found, cell) {
+  if (!found.some((module) => module?.measured)) return [];
+  const share = (size, what) => `${size[`${what}_before`].toLocaleString("en")} → ${size[`${what}_after`].toLocaleString("en")}`;
+  const number = (title, make) => row(title, cell(({ measured }) => (measured ? make(measured) : "")));
+  return [
+    number("Measured on", (size) => `${size.network}, ${size.amount}`),
+    number("Parameters", (size) => share(size, "parameters")),
+    number("Multiply-accumulates", (size) => share(size, "macs")),
+    number("Zeros among the weights", (size) => `${Math.round(100 * size.weight_sparsity)} %`),
+    number("Time of a forward pass", (size) => `× ${size.latency_ratio.toFixed(2)}`),
   ];
 }
 

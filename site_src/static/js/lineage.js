@@ -50,7 +50,7 @@ function look(next) {
 function start() {
   everything();
   const widest = place.clientWidth * 1.6;
-  if (view.width > widest) look({ width: widest, left: size[0] - widest, top: (size[1] - widest * (place.clientHeight / place.clientWidth)) / 2 });
+  if (view.width > 1.2 * widest) look({ width: widest, left: size[0] - widest, top: (size[1] - widest * (place.clientHeight / place.clientWidth)) / 2 });
 }
 const everything = () => {
   const ratio = place.clientHeight / place.clientWidth;
