@@ -192,7 +192,12 @@ def test_wrap_asks_before_every_convolution_but_the_first():
     assert pruning.penalty() == 0
     one, other = (wrap(model, Strength(0.1), generator=torch.Generator().manual_seed(3)) for _ in range(2))
     assert all(torch.equal(a, b) for a, b in zip(one.parameters(), other.parameters(), strict=True))
-    assert 0.2 < one.agent.decoder.weight.abs().max() <= 0.25
+    assert 0.2 < one.agent.decoder.weight.max() <= 0.25
+    assert -0.25 <= one.agent.decoder.weight.min() < -0.2
+    encoder = one.network.blocks[0].conv1.encoder
+    assert 0.4 < encoder.weight.max() <= 0.5
+    assert -0.5 <= encoder.weight.min() < -0.4
+    assert not encoder.bias.any()
     with pytest.raises(ValueError, match="groups: 1"):
         wrap(model, Strength(0.1), groups=1)
     with pytest.raises(ValueError, match="at least 17"):

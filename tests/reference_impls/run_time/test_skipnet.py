@@ -116,13 +116,32 @@ def body_inputs(skipping):
 
 
 def test_each_example_pays_for_its_own_decisions():
+    # one image each: nothing runs, the first gated block runs; what is added are its two convolutions, its shortcut is paid either way
     skipping = gated()
     skipping.controller.projection.bias.data.fill_(-100.0)
-    inputs = torch.randn(4, 1, 8, 8)
+    inputs = torch.randn(2, 1, 8, 8)
     low = skipping.macs(inputs)
+    block, shape = body_inputs(skipping)[0]
+    body = counting.macs(block, torch.randn(1, *shape)) - counting.macs(block.shortcut, torch.randn(1, *shape))
     plain = skipping.controller.forward
-    skipping.controller.forward = lambda features: (plain(features), torch.tensor([0.0, 1.0, 0.0, 1.0]))[1]
-    assert (skipping.macs(inputs) > low).tolist() == [False, True, False, True]
+
+    def decision(features):
+        plain(features)  # runs, so that its layers are counted
+        return torch.tensor([0.0, 1.0]) if len(skipping.controller.taken) == 1 else torch.zeros(2)
+
+    skipping.controller.forward = decision
+    assert (skipping.macs(inputs) - low).tolist() == [0, body]
+
+
+def test_a_gate_reads_the_means_of_the_channels_and_one_half_does_not_run():
+    skipping = gated()
+    seen = []
+    skipping.network.blocks[1].features.register_forward_pre_hook(lambda _, args: seen.append(args[0]))
+    skipping.network.blocks[1](torch.arange(32.0).view(1, 2, 4, 4).repeat(1, 2, 1, 1))
+    assert seen[0].tolist() == [[7.5, 23.5, 7.5, 23.5]]  # means of 0 to 15 and of 16 to 31
+    skipping.controller.projection.weight.data.zero_()
+    skipping.controller.projection.bias.data.zero_()
+    assert skipping.controller(torch.randn(1, 10)).item() == 0.0
 
 
 def test_the_policy_gradient_is_the_gradient_of_the_expected_reward(monkeypatch):
@@ -174,7 +193,8 @@ def test_wrap_gates_all_residual_blocks_but_the_first_and_opens_them():
     assert skipping.penalty() == 0
     one, other = (wrap(model, Strength(0.1), generator=torch.Generator().manual_seed(3)) for _ in range(2))
     assert all(torch.equal(a, b) for a, b in zip(one.parameters(), other.parameters(), strict=True))
-    assert 0.2 < one.controller.recurrent.weight_ih.abs().max() <= 10**-0.5
+    assert 0.2 < one.controller.recurrent.weight_ih.max() <= 10**-0.5
+    assert -(10**-0.5) <= one.controller.recurrent.weight_ih.min() < -0.2
     with pytest.raises(ValueError, match="0 residual blocks"):
         wrap(nn.Sequential(nn.Conv2d(1, 1, 1)), Strength(0.1))
 
