@@ -108,7 +108,7 @@ class HeadGates(Callback):
             self.hooks.append(
                 model.get_submodule(member.layer).register_forward_pre_hook(
                     # head_i <- g_i head_i
-                    lambda _, args, name=group.name, member=member: (args[0] * columns(member, self.gates[name]), *args[1:])
+                    lambda _, args, name=group.name, member=member: (args[0] * columns(member, self.gates[name]),)
                 )
             )
         optimizer.add_param_group({"params": list(self.log_alpha.values()), **self.options})

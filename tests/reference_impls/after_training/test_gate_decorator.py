@@ -38,6 +38,10 @@ def net(build=resnet8):
 
 
 def test_by_hand():
+    # a shift of -3 over a scale of 0.01 is clipped to -10
+    norm = nn.BatchNorm1d(1)
+    norm.weight.data, norm.bias.data = torch.tensor([0.01]), torch.tensor([-3.0])
+    assert gate_decorator.GatedNorm(norm).norm.bias.item() == pytest.approx(-10)
     # scales (2, -4, 0.01), shifts (1, 2, 3): gates are the scales, shifts inside (1/2, 2/-4, 3/0.01 clipped to 10)
     norm = nn.BatchNorm1d(3, eps=0.0)
     norm.weight.data, norm.bias.data = torch.tensor([2.0, -4.0, 0.01]), torch.tensor([1.0, 2.0, 3.0])
@@ -123,6 +127,14 @@ def test_normalizations_that_share_filters_are_scored_together():
     assert found["blocks.0.conv1"].tolist() == [i + 1.0 for i in range(8)]
     classifier = gate_decorator.filter_scores(removable_groups(net(convnet), IMAGES[:1]), {"features.1": torch.ones(8)})
     assert classifier.keys() == {"features.0"}
+
+
+def test_a_normalization_with_a_frozen_shift_or_scale_has_no_gate():
+    model = net()
+    model.bn1.bias.requires_grad_(False)
+    model.blocks[0].bn1.weight.requires_grad_(False)
+    found = gate_decorator.gates(gate_decorator.decorated(model))
+    assert "blocks.0.bn2" in found and not {"bn1", "blocks.0.bn1"} & found.keys()
 
 
 def test_tick_leaves_convolutions_alone_and_tock_trains_them():

@@ -155,6 +155,10 @@ def test_what_comes_out_lies_on_its_grid_and_the_last_layer_has_all_its_outputs(
         kept = weight.flatten(1).abs().sum(1) > 0
         assert kept.sum() >= (len(weight) + 1) // 2
         assert (kept[0] == (name == weights[-1])).item(), name
+    for open_steps, expected in ((3, 16), (4, 32)):
+        for step, log_alpha in enumerate(bits.log_alphas[weights[0]][1:]):
+            log_alpha.data.fill_(2.0 if step < open_steps else -2.0)
+        assert bits.bits()[weights[0]] == expected
     bits.log_alphas[weights[0]][1].data.fill_(-2.0)
     bits.log_alphas[weights[0]][2].data.fill_(2.0)
     assert bits.bits()[weights[0]] == 2  # what stands behind a closed gate does not count
@@ -164,6 +168,14 @@ def test_what_comes_out_lies_on_its_grid_and_the_last_layer_has_all_its_outputs(
 def test_refuses_a_rate_out_of_range(rate):
     with pytest.raises(ValueError, match="gate_rate"):
         bayesian_bits.callbacks(mlp(), Strength(0.1), gate_rate=rate)
+
+
+def test_a_layer_of_zeros_stays_one():
+    model = mlp((5, 4, 3))
+    model[1].weight.data.zero_()
+    bits = bayesian_bits.callbacks(model, Strength(0.0), generator=seeded())[0]
+    bits.start(model, torch.optim.SGD(model.parameters(), lr=0.1))
+    assert torch.equal(bits.finish(model)[1].weight, torch.zeros(4, 5))
 
 
 def test_refuses_weights_that_are_no_numbers_at_once():

@@ -79,6 +79,7 @@ def test_expected_size_and_lagrangian_by_hand():
     assert compression.expected_sparsity().item() == pytest.approx(expected)
     # after 2 of 5 warm steps the target is 0.6 * 2 / 5 = 0.24; after 7 it is 0.6
     compression.multipliers.data = torch.tensor([-3.0, 4.0]).double()
+    assert compression.penalty(None).item() == pytest.approx(-3 * expected + 2 * 4 * expected**2)  # before the first step the target is 0
     for step, target in ((0, 0.0), (2, 0.24), (7, 0.6)):
         compression.step = step
         gap = expected - target
@@ -111,7 +112,16 @@ def test_multipliers_climb_while_everything_else_descends():
     assert ours.multipliers.tolist() == pytest.approx([a, b], rel=1e-2)
     for name, tensor in tensors.items():
         torch.testing.assert_close(model.get_parameter(name), tensor, msg=name, rtol=1e-3, atol=1e-4)
-    assert finished
+    assert finished and ours.step == 2
+
+
+def test_gates_begin_at_the_dropout_rate_and_learn_at_the_optimizers_rate_unless_told():
+    model = mlp((5, 4, 3), generator=seeded()).double()
+    optimizer = plain(model.parameters())
+    compression = started(model, optimizer=optimizer, dropout_rate=0.2)
+    for layer in compression.layers.values():
+        torch.testing.assert_close(layer.log_alpha.detach(), torch.full_like(layer.log_alpha, math.log(4)), rtol=0, atol=0.05)
+    assert [group["lr"] for group in optimizer.param_groups] == [0.1, 0.1, 0.1]
 
 
 def test_the_lowest_gates_of_all_layers_go_until_the_fraction_is_gone():
@@ -123,6 +133,13 @@ def test_the_lowest_gates_of_all_layers_go_until_the_fraction_is_gone():
         compression.target = target
         kept = compression.kept()
         assert kept["1"].tolist() == expected and kept["3"].tolist() == [True]
+    # two layers of 4 components, all of cost 18: for a fifth of them, 1.6, two go; for a half, four
+    compression = started(mlp((9, 9, 9), generator=seeded()).double())
+    for place, layer in enumerate(compression.layers.values()):
+        layer.log_alpha.data = torch.tensor([0.0, 2.0, 4.0, 6.0]).double() + place
+    for target, expected in ((0.2, [3, 3]), (0.25, [3, 3]), (0.5, [2, 2]), (0.6, [1, 2])):
+        compression.target = target
+        assert [int(kept.sum()) for kept in compression.kept().values()] == expected
 
 
 def test_what_comes_out_computes_what_the_gated_network_does_without_noise():
