@@ -64,11 +64,12 @@ def in_background(live, code, name):
     return thread, said
 
 
-def until_said(said, kind):
-    """Wait until a run in the background has said something of this kind."""
+def until_said(said, kind, times=1):
+    """Wait until a run in the background, which goes on, has said something of this kind so many times."""
     end = time.monotonic() + LIMIT
-    while not any(event["kind"] == kind for event in said):
+    while sum(event["kind"] == kind for event in said) < times:
         assert time.monotonic() < end
+        assert all(event["kind"] != "done" for event in said)
         time.sleep(0.01)
 
 
@@ -164,12 +165,14 @@ def test_figures_are_cut_too(live, monkeypatch):
     assert [event["kind"] for event in events if event["kind"] in ("figure", "notice")] == ["figure", "figure", "notice"]
 
 
-def test_stop_ends_an_endless_loop_and_keeps_the_kernel(live):
+def test_stop_ends_an_endless_loop_and_keeps_the_kernel(live, monkeypatch):
+    monkeypatch.setattr(module, "BEAT", 0.05)
     pid = live.pid
     thread, said = in_background(live, ENDLESS, "endless")
     until_said(said, "text")
     assert live.state == "busy"
     live.stop("somebody else's")
+    until_said(said, "beat", sum(event["kind"] == "beat" for event in said) + 5)
     live.stop("endless")
     finished(thread)
     assert outcome(said) == "stopped"
