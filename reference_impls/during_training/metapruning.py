@@ -1,9 +1,9 @@
 """MetaPruning: one network learns to write the weights of every pruned structure, evolution picks a structure (liu2019metapruning).
 
-Idea: how good a structure is, one knows only after training it. So train a PruningNet instead: beside each layer two small linear
-layers read how many channels the layer and its neighbours keep, and write the layer's weights, of which the first channels are
-taken. While it trains, every step draws another structure. Afterwards any structure gets its weights, and its accuracy, at once;
-an evolutionary search tries many within the budget. The best is trained from scratch.
+Idea: how good a structure is, one knows only after training it. So train a PruningNet instead: beside each layer two small linear layers
+read how many channels the layer and its neighbours keep, and write the layer's weights, of which the first channels are taken. While it
+trains, every step draws another structure. Afterwards any structure gets its weights, and its accuracy, at once; an evolutionary search
+tries many within the budget. The best is trained from scratch.
 
 Cost: training the PruningNet, `hidden` times the network's weights; one calibration and evaluation per structure; a last training.
 
@@ -13,10 +13,10 @@ Implementation details (of the authors' code)
 3. Search: the best `parents` of all structures tried are mutated (each number, with probability 0.1, becomes another) and crossed
    (each number from one or the other of two); random structures fill up the rest. No structure is tried twice.
 
-Deviations: a layer reads the numbers of the dependency groups that it touches (the authors: those of its block). Only a highest
-cost is given, no lowest. What is cut is zero, which comes to the same: normalization without a shift leaves zeros zero. A random
-structure that is too dear is narrowed at random until it fits (theirs: drawn again). Statistics average over all batches (theirs:
-moving, over 100). The winner starts from the first channels of the given network: give an untrained one, to train from scratch.
+Deviations: a layer reads the numbers of the dependency groups that it touches (the authors: those of its block). Only a highest cost is
+given, no lowest. What is cut is zero, which comes to the same: normalization without a shift leaves zeros zero. A random structure that is
+too dear is narrowed at random until it fits (theirs: drawn again). Statistics average over all batches (theirs: moving, over 100). The
+winner starts from the first channels of the given network: give an untrained one, to train from scratch.
 """
 
 import copy
@@ -80,14 +80,18 @@ class PruningNet(nn.Module):
         parameters = dict(self.network.named_parameters())
         self.made = [(m, place) for place, group in enumerate(groups) for m in group.producers if m.tensor in parameters]
 
-    def weights(self, structure: Structure) -> dict[str, Tensor]:
-        """What a structure runs with, in full size, zero where it is cut: parameter name -> tensor."""
+    def write(self, structure: Structure) -> dict[str, Tensor]:
+        """The weights of all layers that a group touches, in full size and uncut: parameter name -> tensor."""
         written = {}
         for (name, places), writer in zip(self.touching.items(), self.writers, strict=True):
             weight = self.network.get_parameter(name)
             # W = fc2(relu(fc1(the fractions kept)))
             written[name] = writer(weight.new_tensor([SCALES[structure[place]] for place in places])).view_as(weight)
-        kept = numbers(self.groups, structure)
+        return written
+
+    def weights(self, structure: Structure) -> dict[str, Tensor]:
+        """What a structure runs with, in full size, zero where it is cut: parameter name -> tensor."""
+        written, kept = self.write(structure), numbers(self.groups, structure)
         for member, place in self.made:
             tensor = written.get(member.tensor, self.network.get_parameter(member.tensor))
             keep = (member.units < kept[place]).to(tensor)  # the first stay, and what belongs to no unit
@@ -102,8 +106,8 @@ class PruningNet(nn.Module):
         return torch.func.functional_call(self.network, self.weights(structure), inputs)
 
     @torch.no_grad()
-    def take(self, structure: Structure, batches: Batches) -> None:
-        """Be this structure from now on, with batch normalization's statistics measured anew."""
+    def take(self, structure: Structure, batches: Batches) -> "PruningNet":
+        """Be this structure from now on, with batch normalization's statistics measured anew; returns itself."""
         self.structure = structure
         for norm in self.modules():
             if isinstance(norm, NORMS):
@@ -112,7 +116,7 @@ class PruningNet(nn.Module):
         self.train()
         for inputs, _ in batches:
             self(inputs)
-        self.eval()
+        return self.eval()
 
 
 def mutate(parent: Structure, generator: torch.Generator | None = None, chance: float = 0.1) -> Structure:
@@ -210,11 +214,7 @@ def prune(
     if evaluate is None:
         raise ValueError("evaluate: the search needs evaluate(model) -> accuracy")
     net = needed(train)(PruningNet(model, groups, hidden, generator))
-
-    def fitness(structure: Structure) -> float:
-        net.take(structure, batches)
-        return evaluate(net)
-
+    fitness = lambda structure: evaluate(net.take(structure, batches))
     tried = search(len(groups), lambda structure: cost(structure) <= budget, fitness, generations, population, parents, generator)
     counts = numbers(groups, next(iter(tried)))
     return train(remove(model, groups, {g.name: torch.arange(g.size) < count for g, count in zip(groups, counts, strict=True)}))
