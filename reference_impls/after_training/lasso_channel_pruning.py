@@ -152,13 +152,13 @@ def prune(
     if places < 1:
         raise ValueError(f"places: {places} is below 1")
     work, dense = copy.deepcopy(model).eval(), copy.deepcopy(model).eval()
-    thinned = 0
+    thinned = False
     for group in removable_groups(model, one_example(batches)):
         made, read = weights_among(model, group.producers), weights_among(model, group.consumers)
         reader = model.get_submodule(read[0][0].layer) if len(read) == 1 else None
         if len(made) != 1 or not (isinstance(reader, nn.Linear) or (isinstance(reader, nn.Conv2d) and reader.groups == 1)):
             continue
-        thinned += 1
+        thinned = True
         if round(fraction * group.size):
             x, y = samples(work, dense, read[0][0].layer, batches, places, generator)
             work = thin(work, group, read[0][0], x, y, fraction)

@@ -86,8 +86,9 @@ def test_rates_are_even_and_costs_lie_just_below_the_budget():
     assert [next(again) for _ in range(5)] == drawn[:5]
     with pytest.raises(ValueError, match="amount: of"):
         next(eagleeye.strategies(groups, cost, 0.2 * dense, 0.1, seeded()))
-    # at rate 1 every layer still keeps a filter
-    assert all(min(next(eagleeye.strategies(groups, lambda _: 1.0, 1.0, 1.0, seeded(s))).values()) >= 1 for s in range(20))
+    # at rate 1 every layer still keeps a filter, and some no more; exactly 95 % of the budget will do
+    smallest = [min(next(eagleeye.strategies(groups, lambda _: 0.95, 1.0, 1.0, seeded(s))).values()) for s in range(20)]
+    assert min(smallest) == 1
 
 
 def test_the_search_is_draw_prune_adapt_measure_and_keep_the_best():

@@ -54,8 +54,50 @@ def test_same_channels_as_coordinate_descent_with_a_penalty_that_rises(seed):
 
 
 def test_silent_channels_fill_up_what_is_asked():
-    gram = torch.diag(torch.tensor([0.0, 1.0, 0.0]))
-    assert lasso_channel_pruning.select(gram, torch.tensor([0.0, 1.0, 0.0]), 2).tolist() == [True, True, False]
+    # of four the last two say something; the third to stay is the first of the silent ones
+    gram, correlation = torch.diag(torch.tensor([0.0, 0.0, 1.0, 4.0])), torch.tensor([0.0, 0.0, 1.0, 3.0])
+    assert lasso_channel_pruning.select(gram, correlation, 3).tolist() == [True, False, True, True]
+
+
+def linear(*columns):
+    """Channels that a linear layer reads with the given weights."""
+    model = nn.Sequential(nn.Linear(1, len(columns)), nn.ReLU(), nn.Linear(len(columns), 1))
+    model[2].weight.data = torch.tensor([columns])
+    return model
+
+
+def read(model, name, reader):
+    [group] = [each for each in removable_groups(model, torch.ones(1, 1)) if each.name == name]
+    return group, next(member for member, _ in weights_among(model, group.consumers) if member.layer == reader)
+
+
+def test_terms_are_taken_with_weights_of_norm_one():
+    # three channels that are never on together, of mean squares 1, 6 and 9 and weights 2, 0.5 and 0. Their correlations with the output, at
+    # norm one: |w| v = 2, 3, 0, so the second stays; with the weights as they are, w^2 v = 4, 1.5, 0
+    model = linear(2.0, 0.5, 0.0)
+    x = torch.tensor([[3.0**0.5, 0.0, 0.0], [0.0, 18.0**0.5, 0.0], [0.0, 0.0, 27.0**0.5]], dtype=torch.float64)
+    y = x @ model[2].weight.detach().double().T
+    small = lasso_channel_pruning.thin(model, *read(model, "0", "2"), x, y, 2 / 3)
+    torch.testing.assert_close(small[2].weight.detach(), torch.tensor([[0.5]]))
+
+
+def test_what_is_read_from_elsewhere_stays_and_is_taken_off_the_output():
+    class Two(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.one, self.other, self.reader = nn.Linear(1, 2), nn.Linear(1, 2), nn.Linear(4, 1)
+
+        def forward(self, inputs):
+            return self.reader(torch.cat([self.one(inputs).relu(), self.other(inputs).relu()], 1))
+
+    model = Two()
+    model.reader.weight.data = torch.tensor([[1.0, 2.0, 3.0, 4.0]])
+    x = torch.randn(50, 4, generator=seeded(), dtype=torch.float64)
+    x[:, 1] = x[:, 0]  # the first two say the same, so one of them is enough
+    y = x @ model.reader.weight.detach().double().T
+    small = lasso_channel_pruning.thin(model, *read(model, "one", "reader"), x, y, 0.5)
+    # 1 + 2 = 3 for the one that stays, 3 and 4 as they were
+    torch.testing.assert_close(small.reader.weight.detach(), torch.tensor([[3.0, 3.0, 4.0]]), rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize(
@@ -141,6 +183,8 @@ def test_only_channels_that_one_layer_makes_and_one_reads():
     assert small.conv1.out_channels == 8
     assert [block.conv1.out_channels for block in small.blocks] == [4, 8, 16]
     assert [block.conv2.out_channels for block in small.blocks] == [8, 16, 32]
+    one_left = lasso_channel_pruning.prune(convnet(), [(IMAGES, None)], 0.99)
+    assert [layer.out_channels for layer in one_left.features if isinstance(layer, nn.Conv2d)] == [1, 1, 1, 1]
 
 
 def test_fine_tunes_once_and_refuses_no_places():

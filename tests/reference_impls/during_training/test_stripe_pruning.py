@@ -159,6 +159,9 @@ def test_frozen_shared_and_missing_convolutions():
         with pytest.raises(ValueError, match="threshold"):
             stripe_pruning.callbacks(model, Strength(0.1), threshold=wrong)
     assert stripe_pruning.callbacks(model, Strength(0.1), threshold=0)
+    model[3].weight.data.fill_(torch.nan)
+    with pytest.raises(ValueError, match="NaN"):
+        stripe_pruning.callbacks(model, Strength(0.1))
 
 
 @pytest.mark.claim
