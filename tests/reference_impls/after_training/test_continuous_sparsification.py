@@ -30,6 +30,7 @@ def test_the_mask_and_the_temperature_by_hand():
     # from 1 to 16 in five epochs: 16^(t/4); it stays there, and a single epoch has 1
     assert [continuous_sparsification.temperature_of(epoch, 5, 16.0) for epoch in range(6)] == [1, 2, 4, 8, 16, 16]
     assert continuous_sparsification.temperature_of(0, 1, 16.0) == 1
+    assert continuous_sparsification.temperature_of(1, 2, 16.0) == 16
 
 
 def test_a_step_by_hand():
