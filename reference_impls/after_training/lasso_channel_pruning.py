@@ -15,9 +15,9 @@ Implementation details
 4. Errors do not add up: the output to be met is that of the network before any pruning, from the inputs that the pruned one now gives.
 5. Only units made by one layer and read by one layer: in residual blocks the first convolution, never what a shortcut adds.
 
-Deviations: read were the abstract, a summary of the paper and a reimplementation. The paper's steps alternate while the penalty rises; here
-the channels are picked first, then the weights are fitted once. Where several channels come in at once, those of largest factor stay.
-All layers lose the same fraction, and the paper's treatment of branches is left out.
+Deviations: read were the abstract, a summary of the paper and the beginning of a reimplementation. The paper's steps alternate while the
+penalty rises; here the channels are picked first, then the weights are fitted once. Where several channels come in at once, those of
+largest factor stay. All layers lose the same fraction, and the paper's treatment of branches is left out.
 """
 
 import copy

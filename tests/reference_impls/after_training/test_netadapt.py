@@ -180,3 +180,17 @@ def test_the_choice_by_accuracy_beats_a_blind_one():
             netadapt.prune(trained, train, budget, evaluate=look, adapt=adapt, train=adapt, first=0.15), [test]
         )
         assert reach(lambda network, held_out=held_out: accuracy(network, held_out)) > 0.15 + reach(lambda network: 0.5)
+
+
+def test_what_saves_nothing_is_no_candidate_however_much_it_gains():
+    # only the second layer costs anything, and narrowing the first would raise accuracy
+    model = chain(4, 3)
+    cost = lambda kept: 10.0 * kept["2"]
+    evaluate = lambda network: 0.9 if widths_of(network)[0] < 4 else 0.5
+    assert widths_of(netadapt.prune(model, BATCHES, Budget(seconds=20.0), evaluate=evaluate, cost=cost)) == [4, 2]
+
+
+def test_a_layer_of_two_can_become_a_layer_of_one():
+    model = chain(2, 2)
+    cost = lambda kept: 10.0 * kept["0"] + 10.0 * kept["2"]
+    assert widths_of(netadapt.prune(model, BATCHES, Budget(seconds=20.0), evaluate=lambda network: 0.5, cost=cost)) == [1, 1]
