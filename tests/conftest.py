@@ -77,7 +77,7 @@ class _Results:
     def pytest_sessionfinish(self):
         known = {test: result for test, result in _last_results().items() if _stands(test)}
         RESULTS.parent.mkdir(exist_ok=True)
-        temporary = RESULTS.with_suffix(".tmp")
+        temporary = RESULTS.with_suffix(f".{os.getpid()}.tmp")  # another run may be writing, too
         temporary.write_text(json.dumps(dict(sorted((known | self.config.stash[_OUTCOMES]).items())), indent=0))
         temporary.replace(RESULTS)
 
