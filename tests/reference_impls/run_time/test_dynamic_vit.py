@@ -201,7 +201,7 @@ class Chance(nn.Module):
 @pytest.mark.claim
 def test_predicted_tokens_keep_more_than_random_ones():
     # digits in one of four corners, 4 of 16 patches; 6 patches enter the first layer, 3 the rest. The rival is trained as long and
-    # drops as many, but any: 20 points lower. (Behind a first full layer, where all patches have seen each other, both are equal.)
+    # drops as many, but any: 34 points lower. (Behind a first full layer, where all patches have seen each other, both are equal.)
     def cornered(images, generator):
         canvas = images.new_full((len(images), 1, 16, 16), images.min().item())
         for place, image, corner in zip(canvas, images, torch.randint(4, (len(images),), generator=generator).tolist(), strict=True):
@@ -219,7 +219,7 @@ def test_predicted_tokens_keep_more_than_random_ones():
         torch.manual_seed(seed)
         generator = torch.Generator().manual_seed(seed)
         train = batches(inputs, targets, 64, generator)
-        model = fit(vit_small(layers=3, image=16, patch=4, generator=generator), train, 4, optimizer=adam)
+        model = fit(vit_small(image=16, patch=4, generator=generator), train, 3, optimizer=adam)
         dynamic = wrap(model, 0.6, stages=(0, 1), generator=generator)
         rival = copy.deepcopy(dynamic)
         rival.predictors = nn.ModuleList(Chance(0.4) for _ in rival.predictors)
