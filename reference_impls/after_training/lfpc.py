@@ -62,7 +62,7 @@ def choices(rows: Tensor, fraction: float) -> Tensor:
 
 def draw(logits: Tensor, temperature: float, generator: torch.Generator | None = None) -> Tensor:
     """One criterion, as a vector of zeros and a single 1 whose gradient is that of the soft mixture: (criteria,)."""
-    uniform = torch.rand(logits.shape, generator=generator).clamp(1e-9, 1 - 1e-7).to(logits)
+    uniform = torch.rand(logits.shape, generator=generator).clamp(min=1e-9).to(logits)
     # y = softmax((a + g) / tau), g = -log(-log(u))
     soft = ((logits - (-uniform.log()).log()) / temperature).softmax(0)
     return straight_through(nn.functional.one_hot(soft.argmax(), len(soft)).to(soft), soft)
@@ -78,7 +78,7 @@ def read_through(model: nn.Module, groups: Iterable[Group], gates: Mapping[str, 
     for group in groups:
         for member, weight in weights_among(model, group.consumers):
             units, gate = member.units.to(weight.device), gates[group.name]
-            columns = gate[units.clamp(min=0)].where(units >= 0, 1).view([-1 if dim == member.dim else 1 for dim in range(weight.dim())])
+            columns = gate[units].where(units >= 0, 1).view([-1 if dim == member.dim else 1 for dim in range(weight.dim())])
             weights[member.tensor] = weights.get(member.tensor, weight) * columns
     return weights
 

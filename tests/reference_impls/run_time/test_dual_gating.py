@@ -67,6 +67,9 @@ def test_scores_by_hand():
     tiles, channels = gated.gates(inputs)
     assert tiles[0, 0].tolist() == [[1.0, 0.0], [0.0, 0.0]]
     assert channels.flatten().tolist() == [1.0, 0.0]
+    # below the norm's mean nothing passes the rectifier: (1 - 1.5)/1, and scores of 0 open
+    gated.channel_scores[1].running_mean.fill_(1.5)
+    assert gated.gates(inputs)[1].flatten().tolist() == [1.0, 1.0]
 
 
 def test_an_image_that_tiles_do_not_divide_gets_one_tile_more():
