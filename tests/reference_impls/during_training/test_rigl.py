@@ -154,6 +154,13 @@ def test_a_generator_decides_the_first_connections():
     assert any(not torch.equal(mask, draw(1)[name]) for name, mask in draw(0).items())
 
 
+# a twentieth of the run, from 5 to 100; three quarters of it
+@pytest.mark.parametrize(("steps", "every", "end"), [(10, 5, 7), (80, 5, 60), (420, 21, 315), (4000, 100, 3000)])
+def test_what_follows_from_the_length_of_the_run(steps, every, end):
+    [moving] = rigl.callbacks(network(), 0.7, steps=steps)
+    assert (moving.every, moving.end) == (every, end)
+
+
 @pytest.mark.parametrize(("given", "named"), [({"fraction": 1.5}, "fraction"), ({"every": 0}, "every"), ({"steps": 0}, "steps")])
 def test_refuses_what_is_out_of_range(given, named):
     with pytest.raises(ValueError, match=named):
