@@ -164,7 +164,7 @@ def search(
         best = list(tried)[:parents]
         fresh: dict[Structure, None] = {}
         ways = [(population // 2, lambda: mutate(*pick(best, 1), generator))] if best else []  # noqa: B023 (called within the loop)
-        ways += [(population - population // 2, lambda: cross(*pick(best, 2), generator))] if len(best) > 1 else []  # noqa: B023
+        ways += [(population - population // 2, lambda: cross(*pick(best, 2), generator))] if len(best) > 1 else []  # noqa: B023 (called within the loop)
         for number, make in [*ways, (population, drawn)]:
             until = min(population, len(fresh) + number)
             for _ in range(10 * population):

@@ -276,9 +276,9 @@ def test_the_structure_found_is_good_with_other_channels_too():
         groups = removable_groups(model, EXAMPLE[:1])
 
         def judged(structure, data):
-            channels = (abcpruner.random_channels(g.size, n, generator) for g, n in zip(groups, structure, strict=True))  # noqa: B023
-            small = surgery.remove(model, groups, dict(zip((g.name for g in groups), channels, strict=True)))  # noqa: B023
-            return accuracy(fit(small, train[:8], 1, optimizer=lambda weights: momentum_sgd(weights, 0.01)), data)  # noqa: B023
+            channels = (abcpruner.random_channels(g.size, n, generator) for g, n in zip(groups, structure, strict=True))  # noqa: B023 (called within the loop)
+            small = surgery.remove(model, groups, dict(zip((g.name for g in groups), channels, strict=True)))  # noqa: B023 (called within the loop)
+            return accuracy(fit(small, train[:8], 1, optimizer=lambda weights: momentum_sgd(weights, 0.01)), data)  # noqa: B023 (called within the loop)
 
         bees = Colony(len(groups), 7, lambda structure: judged(structure, held_out), generator=generator)
         first = [source.structure for source in bees.sources]

@@ -135,8 +135,8 @@ def test_the_robust_objective_finds_robust_parts_where_others_do_not():
     optimizer = partial(momentum_sgd, learning_rate=0.05)
     for seed in range(3):
         data = batches(inputs, targets, 64, torch.Generator().manual_seed(seed))
-        ordinary = lambda network, callbacks=(): fit(network, data, 8, callbacks, optimizer=optimizer)  # noqa: B023
-        robust = lambda network, callbacks=(): fit(network, Attacked(network, data), 8, callbacks, optimizer=optimizer)  # noqa: B023
+        ordinary = lambda network, callbacks=(): fit(network, data, 8, callbacks, optimizer=optimizer)  # noqa: B023 (called within the loop)
+        robust = lambda network, callbacks=(): fit(network, Attacked(network, data), 8, callbacks, optimizer=optimizer)  # noqa: B023 (called within the loop)
         under_attack = lambda network: accuracy(network, list(Attacked(network.eval(), [test])))
         fresh = mlp([64, 100, 100, 10], generator=torch.Generator().manual_seed(seed))
         plain, hardened = ordinary(copy.deepcopy(fresh)), robust(copy.deepcopy(fresh))
